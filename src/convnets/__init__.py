@@ -1,0 +1,1 @@
+"""Classic convolutional networks on Fashion-MNIST: PyTorch Lightning trains, Hydra composes, TensorBoard shows."""

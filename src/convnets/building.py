@@ -1,0 +1,107 @@
+"""From a resolved configuration to a datamodule, a classifier and a trainer; the only caller of `instantiate`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from convnets.callbacks import AtomicCheckpointIO, Checkpoints, FiniteLoss, History, StepRandomness
+from convnets.classifier import Classifier
+from convnets.configuration import ConfigurationError
+
+
+def build_datamodule(config: DictConfig) -> Any:
+    """The LightningDataModule of `config.data`, its files not yet looked for."""
+    return _instantiate(config.data)
+
+
+def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
+    """The network, sized for the datamodule's images and classes, as a Classifier that can be trained.
+
+    Raises:
+        ConfigurationError: the network does not take such images or options.
+    """
+    torch.manual_seed(config.seed)  # biases, and weights that no callback initialises, are drawn here
+    options = {key: value for key, value in config.model.items() if key not in ("name", "lr", "image_size")}
+    network = _instantiate(
+        OmegaConf.create(options),
+        image_size=config.data.resize,
+        in_channels=datamodule.num_channels,
+        num_classes=datamodule.num_classes,
+    )
+    return Classifier(network, _instantiate(config.optimizer), _build_schedule(config.schedule), config.channels_last)
+
+
+def _build_schedule(config: DictConfig) -> Callable[[Optimizer, int], LRScheduler] | None:
+    options = dict(config)
+    steps_argument = options.pop("steps_argument", None)
+    schedule = _instantiate(OmegaConf.create(options))
+    if schedule is None:
+        return None
+    return lambda optimizer, num_steps: schedule(optimizer, **{str(steps_argument): num_steps})
+
+
+def build_trainer(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback] = ()) -> lightning.Trainer:
+    """The Trainer of `config.trainer`, writing into `run_dir`, with the callbacks that no run goes without.
+
+    Raises:
+        ConfigurationError: the machine has not the devices asked for.
+    """
+    options: dict[str, Any] = dict(config.trainer)
+    on_gpu = _uses_gpu(options["accelerator"])
+    if options["devices"] == "auto" and not on_gpu:
+        options["devices"] = 2 if options["strategy"] == "ddp" else 1
+    options["sync_batchnorm"] = options["sync_batchnorm"] and on_gpu  # torch has it for GPUs only
+    init = [] if config.init._target_ is None else [_instantiate(config.init)]
+    callbacks = [
+        *init,
+        StepRandomness(config.seed),
+        FiniteLoss(),
+        History(run_dir / "metrics.csv"),
+        *extra_callbacks,
+        *_build_switchable(config.callbacks),
+        Checkpoints(run_dir / "checkpoints", keep_best=config.data.holdout > 0),
+    ]
+    return lightning.Trainer(
+        **options,
+        callbacks=callbacks,
+        logger=_build_switchable(config.logger, save_dir=str(run_dir)),
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(run_dir),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        log_every_n_steps=0,  # History logs, by the epoch
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # ours shards the batches itself
+    )
+
+
+def _uses_gpu(accelerator: str) -> bool:
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if accelerator in ("gpu", "cuda", "mps") and not has_gpu:
+        raise ConfigurationError(f"trainer.accelerator={accelerator}, but torch finds no GPU here: set trainer=cpu.")
+    return has_gpu and accelerator != "cpu"
+
+
+def _build_switchable(group: Mapping[str, Any], **arguments: Any) -> list[Any]:
+    return [_instantiate(item, **arguments) for item in group.values() if item]
+
+
+def _instantiate(node: DictConfig, **arguments: Any) -> Any:
+    """Call the node's target; null where it names none. What its checks refuse is an error of the configuration."""
+    if node.get("_target_") is None:
+        return None
+    try:
+        return instantiate(node, **arguments, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (ValueError, TypeError)):
+            raise ConfigurationError(f"{error.__cause__}") from error
+        raise

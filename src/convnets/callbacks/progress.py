@@ -1,0 +1,142 @@
+"""What a person at the terminal sees of a training."""
+
+import logging
+import time
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from convnets.callbacks.history import History
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 0.2
+
+
+class Progress(ProgressBar):
+    """A bar over the whole training where there is a terminal, and a line an epoch everywhere.
+
+    Drawn by the clock, not by the step: a redraw costs more than a LeNet step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: RichProgress | None = None
+        self._drawn = 0.0
+
+    def disable(self) -> None:
+        """Draw nothing; Lightning calls it on all ranks but the first."""
+        self._bar = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the bar."""
+        console = Console()
+        if not (console.is_terminal and trainer.is_global_zero):
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = RichProgress(*columns, console=console, transient=True, auto_refresh=False)
+        self._bar.start()
+        self._task = self._bar.add_task("", total=int(trainer.num_training_batches) * (trainer.max_epochs or 1))
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar, a few times a second."""
+        if self._bar is None or ((now := time.monotonic()) - self._drawn < REFRESH_SECONDS):
+            return
+        self._drawn = now
+        done = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
+        self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, steps")
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say that the epoch is being validated."""
+        if self._bar is not None:
+            done = (trainer.current_epoch + 1) * int(trainer.num_training_batches)
+            self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, validating")
+
+    def _draw(self, completed: int, description: str) -> None:
+        assert self._bar is not None
+        self._bar.update(self._task, completed=completed, description=description)
+        self._bar.refresh()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say how the epoch went."""
+        row = History.of(trainer).rows[-1]
+        if trainer.is_global_zero:
+            log.info(
+                "epoch %2d/%s   train loss %.3f  accuracy %.3f   val loss %.3f  accuracy %.3f   %s",
+                row["epoch"],
+                trainer.max_epochs,
+                row["train/loss"],
+                row["train/accuracy"],
+                row["val/loss"],
+                row["val/accuracy"],
+                duration(row["epoch_seconds"]),
+            )
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Remove the bar."""
+        self._stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the bar, so that the error can be read."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class TimeEstimate(Callback):
+    """After some steps of a long training, says how long the whole will take and, on a CPU, what makes it shorter."""
+
+    def __init__(self, after_steps: int = 20, long_seconds: float = 300) -> None:
+        self.after_steps = after_steps
+        self.long_seconds = long_seconds
+        self._started = 0.0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Time the steps between the 3rd, by when caches are warm, and the `after_steps`-th."""
+        if trainer.current_epoch > 0 or batch_idx >= self.after_steps or not trainer.is_global_zero:
+            return
+        if batch_idx == 2:
+            self._started = time.perf_counter()
+        elif batch_idx == self.after_steps - 1:
+            seconds_per_step = (time.perf_counter() - self._started) / (batch_idx - 2)
+            # A validation step has no backward pass: about a third of the work.
+            validation_steps = sum(int(batches) for batches in trainer.num_val_batches) / 3
+            steps = (int(trainer.num_training_batches) + validation_steps) * (trainer.max_epochs or 1)
+            if (seconds := steps * seconds_per_step) > self.long_seconds:
+                log.info(
+                    "At this pace the whole training takes about %s.%s", duration(seconds), _advice(trainer, pl_module)
+                )
+
+
+def _advice(trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> str:
+    if pl_module.device.type != "cpu":
+        return ""
+    advice = ["a GPU"]
+    if trainer.precision == "32-true" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        advice.append("trainer.precision=bf16-mixed (this processor computes in bf16)")
+    advice += ["a smaller data.resize", "fewer trainer.max_epochs"]
+    return f" What makes it shorter: {', '.join(advice[:-1])}, {advice[-1]}."
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 4.2 s, 3 min 20 s, 5 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

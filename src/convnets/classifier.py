@@ -1,0 +1,128 @@
+"""The LightningModule: any network, with cross-entropy, an optimizer and a schedule."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
+
+
+class Tally(Metric):
+    """Loss and accuracy over images, summed on the device that computes them and over all ranks.
+
+    `update(losses, scores, labels)` takes the loss of each image (N,), scores (N, num_classes) and labels (N,).
+    """
+
+    full_state_update = False
+    loss_sum: Tensor
+    num_correct: Tensor
+    num_images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss_sum", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("num_correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, losses: Tensor, scores: Tensor, labels: Tensor) -> None:
+        """Count a batch."""
+        self.loss_sum += losses.sum()
+        self.num_correct += (scores.argmax(dim=1) == labels).sum()
+        self.num_images += len(labels)
+
+    def compute(self) -> dict[str, float]:
+        """Mean loss (nats) and share of correct images since the last reset; waits for the device."""
+        num_images = self.num_images.item()
+        return {"loss": self.loss_sum.item() / num_images, "accuracy": self.num_correct.item() / num_images}
+
+
+class Classifier(lightning.LightningModule):
+    """Trains a network that maps images (N, C, H, W) to scores (N, num_classes).
+
+    Nothing is logged by the step: a callback reads `metrics(stage)` once an epoch.
+
+    Args:
+        optimizer: called with the parameters.
+        schedule: called with the optimizer and the number of its steps in the whole training; None keeps the rate.
+        channels_last: memory format of images and weights.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=self.memory_format)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.train_tally = Tally()
+        self.val_tally = Tally()
+        self.test_tally = Tally()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score images (N, C, H, W) in [0, 1]: (N, num_classes)."""
+        return self.network(images.to(memory_format=self.memory_format))
+
+    def tally(self, stage: str) -> Tally:
+        """The running loss and accuracy of "train", "val" or "test"."""
+        return {"train": self.train_tally, "val": self.val_tally, "test": self.test_tally}[stage]
+
+    def metrics(self, stage: str) -> dict[str, float]:
+        """The stage's mean loss and accuracy over its images so far, over all ranks: {"stage/loss": ...}."""
+        return {f"{stage}/{name}": value for name, value in self.tally(stage).compute().items()}
+
+    def _losses(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+        images, labels = batch
+        scores = self(images)
+        losses = F.cross_entropy(scores, labels, reduction="none")
+        self.tally(stage).update(losses.detach(), scores.detach(), labels)
+        return losses
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean loss of a batch."""
+        losses = self._losses(batch, "train")
+        loss = losses.mean()
+        if self.trainer.world_size > 1:
+            # DDP averages over ranks; where they share a batch unequally, this makes it the average over images.
+            num_images = torch.tensor(float(len(losses)), device=loss.device)
+            loss = loss * (len(losses) / self.trainer.strategy.reduce(num_images, reduce_op="mean"))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count a batch of validation images."""
+        self._losses(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count a batch of test images."""
+        self._losses(batch, "test")
+
+    def on_train_epoch_start(self) -> None:
+        """Count from zero; not called where a run resumes inside an epoch."""
+        self.train_tally.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Count from zero."""
+        self.val_tally.reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Count from zero."""
+        self.test_tally.reset()
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer, and the schedule over the training's optimizer steps."""
+        if self.optimizer is None:
+            raise ValueError("This Classifier was made without an optimizer: give it one to train.")
+        optimizer = self.optimizer(self.parameters())
+        if self.schedule is None:
+            return optimizer
+        schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

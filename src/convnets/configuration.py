@@ -1,0 +1,388 @@
+"""What a configuration may hold, what is wrong with one, and the content that decides its result. Knows no torch.
+
+The keys of a configuration are those of the files in conf/ that it is composed of; `RULES` adds types and ranges.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+
+class ConfigurationError(ValueError):
+    """A configuration is wrong; the text names the key, the value and the way out."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The values that a key may have."""
+
+    wording: str
+    allows: Callable[[Any], bool]
+    example: str = ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole(lowest: int, highest: int | None = None) -> Rule:
+    """Whole numbers between the two, both included."""
+    wording = (
+        f"a whole number of at least {lowest}" if highest is None else f"a whole number from {lowest} to {highest}"
+    )
+    return Rule(wording, lambda v: _is_whole(v) and lowest <= v and (highest is None or v <= highest))
+
+
+def optional(rule: Rule) -> Rule:
+    """What the rule allows, or null."""
+    return Rule(f"{rule.wording}, or null", lambda v: v is None or rule.allows(v))
+
+
+def one_of(*choices: str) -> Rule:
+    """One of the words."""
+    return Rule(f"one of {', '.join(choices)}", lambda v: v in choices)
+
+
+POSITIVE = Rule("a number above 0", lambda v: _is_number(v) and v > 0)
+NOT_NEGATIVE = Rule("a number of at least 0", lambda v: _is_number(v) and v >= 0)
+PROBABILITY = Rule("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
+FLAG = Rule("true or false", lambda v: isinstance(v, bool))
+TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
+FOLDER_NAME = Rule(
+    "1 to 100 letters, digits, dots, dashes and underscores, the first no dot",
+    lambda v: re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", str(v)) is not None and not isinstance(v, (list, dict)),
+)
+BATCH_LIMIT = Rule(
+    "a whole number of batches of at least 1, or a share of them above 0.0 and up to 1.0",
+    lambda v: (_is_whole(v) and v >= 1) or (isinstance(v, float) and 0 < v <= 1),
+)
+DEVICES = Rule("auto, or a whole number of at least 1", lambda v: v == "auto" or (_is_whole(v) and v >= 1))
+CHANNEL_BLOCKS = Rule(
+    "a list of [convolutions, channels], each at least 1, such as [[1,16],[2,32]]",
+    lambda v: (
+        isinstance(v, list)
+        and len(v) > 0
+        and all(isinstance(b, list) and len(b) == 2 and all(_is_whole(n) and n >= 1 for n in b) for b in v)
+    ),
+)
+BAND = Rule(
+    "[lowest, highest] accuracy, both from 0 to 1",
+    lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] <= v[1] <= 1,
+)
+
+RULES: Mapping[str, Rule] = {
+    "seed": whole(0, 2**32 - 1),
+    "run_name": optional(FOLDER_NAME),
+    "channels_last": FLAG,
+    "checkpoint.keep": FLAG,
+    "expected": optional(BAND),
+    "model.lr": POSITIVE,
+    "model.image_size": whole(1, 2048),
+    "model.padding_mode": one_of("zeros", "reflect", "replicate", "circular"),
+    "model.blocks": CHANNEL_BLOCKS,
+    "model.dropout": PROBABILITY,
+    "data.dir": TEXT,
+    "data.resize": whole(1, 2048),
+    "data.batch_size": whole(1),
+    "data.holdout": whole(0),
+    "data.split_seed": whole(0, 2**32 - 1),
+    "data.augment": one_of("none", "shift_flip"),
+    "optimizer.lr": POSITIVE,
+    "optimizer.momentum": PROBABILITY,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "schedule.max_lr": POSITIVE,
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": DEVICES,
+    "trainer.num_nodes": whole(1),
+    "trainer.strategy": TEXT,
+    "trainer.precision": one_of("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"),
+    "trainer.max_epochs": whole(1),
+    "trainer.limit_train_batches": optional(BATCH_LIMIT),
+    "trainer.limit_val_batches": optional(BATCH_LIMIT),
+    "trainer.limit_test_batches": optional(BATCH_LIMIT),
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.gradient_clip_val": optional(POSITIVE),
+    "trainer.deterministic": FLAG,
+    "trainer.sync_batchnorm": FLAG,
+}
+
+# What does not decide a run's result, and so is not in its content: names, places, and what only watches.
+NOT_CONTENT = (
+    "run_name",
+    "expected",
+    "checkpoint",
+    "callbacks",
+    "logger",
+    "data.dir",
+    "model.name",
+    "model.image_size",
+)
+GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
+SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one with dotted keys; lists are values."""
+    if not isinstance(node, Mapping) or (prefix and not node):
+        return {prefix: node}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in flatten(child, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def is_part_of(key: str, parents: tuple[str, ...]) -> bool:
+    """Whether the dotted key is one of the parents, or lies below one."""
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+
+
+def check(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+    """Compare a resolved configuration with the shipped files it is composed of, and with `RULES`.
+
+    Args:
+        reference: the same choices of groups, without any experiment or override.
+
+    Raises:
+        ConfigurationError: a key that is unknown or missing, a value of a wrong type or out of range.
+    """
+    known, values = flatten(reference), flatten(config)
+    for key, value in values.items():
+        if key.startswith(SWITCHES) and (value is None or value is False) and key.count(".") == 1:
+            continue
+        if key not in known:
+            if any(other.startswith(f"{key}.") for other in known):
+                raise ConfigurationError(f"{key} holds several keys, got {value!r}: set one of them.")
+            raise ConfigurationError(unknown_key(key, known))
+        if key in RULES:
+            if not RULES[key].allows(value):
+                raise ConfigurationError(f"{key} must be {RULES[key].wording}, got {value!r}.")
+        elif not _same_type(value, known[key]):
+            raise ConfigurationError(f"{key} must be {_type_name(known[key])} such as {known[key]!r}, got {value!r}.")
+    for key in known:
+        parent = ".".join(key.split(".")[:2])
+        if key not in values and not (parent in values and parent.startswith(SWITCHES)):
+            raise ConfigurationError(f"{key} has no value: do not remove it, set {key}=VALUE.")
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if default is None:
+        return True
+    if isinstance(default, float):
+        return _is_number(value)
+    return isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
+
+
+def _type_name(value: Any) -> str:
+    names = {bool: "true or false,", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+    return names.get(type(value), "several keys")
+
+
+def unknown_key(key: str, known: Mapping[str, Any]) -> str:
+    """Say that a key does not exist, and which one may be meant."""
+    candidates = {*known, *(name.rsplit(".", 1)[0] for name in known)}
+
+    def likeness(candidate: str) -> float:
+        ratio = difflib.SequenceMatcher(a=key, b=candidate).ratio()
+        last, last_of_candidate = key.rsplit(".", 1)[-1], candidate.rsplit(".", 1)[-1]
+        if len(last) > 3 and last in last_of_candidate:  # epochs -> max_epochs
+            return max(ratio, 0.9)
+        return max(ratio, difflib.SequenceMatcher(a=last, b=last_of_candidate).ratio() - 0.01)
+
+    nearest = max(sorted(candidates), key=likeness)
+    hint = f" Did you mean {nearest}?" if likeness(nearest) > 0.6 else ""
+    return f"There is no key {key}.{hint} (--cfg job prints every key.)"
+
+
+def content(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run's result: the resolved configuration without names, places and watchers, with dotted keys.
+
+    Null values are left out, so that a key added later with null as its default changes no old run's content.
+    """
+    values = {
+        key: float(value) if isinstance(value, int) and _takes_fractions(key) else value
+        for key, value in flatten(config).items()
+        if value is not None and not is_part_of(key, NOT_CONTENT)
+    }
+    if values.get("trainer.accelerator") == "auto":
+        del values["trainer.accelerator"]
+    return values
+
+
+def _takes_fractions(key: str) -> bool:
+    return RULES.get(key) in (POSITIVE, NOT_NEGATIVE, PROBABILITY)
+
+
+def content_hash(config: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of the content."""
+    return hashlib.sha256(json.dumps(content(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose content differs between two resolved configurations, with both values."""
+    a, b = content(ours), content(theirs)
+    return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
+
+
+def resolve(root: DictConfig) -> dict[str, Any]:
+    """Resolve a composed configuration, Hydra's own part left out.
+
+    Raises:
+        ConfigurationError: an interpolation leads nowhere.
+    """
+    ours = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
+    try:
+        resolved = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _compose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
+    """Compose the application's configuration again, with other choices of groups and no overrides."""
+    overrides = [f"{group}={choice}" for group, choice in choices.items() if choice is not None]
+    loader = GlobalHydra.instance().config_loader()
+    return loader.load_configuration(hydra_config.job.config_name, overrides, run_mode=RunMode.RUN)
+
+
+def _choices(hydra_config: DictConfig) -> dict[str, str | None]:
+    return {group: choice for group, choice in hydra_config.runtime.choices.items() if not group.startswith("hydra/")}
+
+
+def folder_name(root: DictConfig) -> str:
+    """Check the composed configuration, and name its run by what it holds: readable differences and a short hash.
+
+    Raises:
+        ConfigurationError: see `check`.
+    """
+    config = resolve(root)
+    choices = _choices(root.hydra)
+    reference = resolve(_compose(root.hydra, {**choices, "experiment": None}))
+    check(config, reference)
+    if config["run_name"] is not None:
+        return str(config["run_name"])
+    default_choices = _choices(_compose(root.hydra, {"model": choices["model"]}).hydra)
+    words = [config["model"]["name"]]
+    words += [str(choices[g]) for g in GROUPS_NAMED_IN_FOLDERS if choices.get(g) != default_choices.get(g)]
+    words += [f"{key.rsplit('.', 1)[-1]}{ours}" for key, (ours, _) in differences(config, reference).items()]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(dict.fromkeys(words)))[:90].strip("_-.")
+    return f"{readable}-{content_hash(config)}"
+
+
+def _run_folder(*, _root_: DictConfig) -> str:
+    return folder_name(_root_)
+
+
+OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+
+
+def expected_band(config: Mapping[str, Any], hydra_config: DictConfig) -> list[float] | None:
+    """The published accuracy of this very recipe, whatever its seed: the chosen experiment's, or the book's.
+
+    None where the configuration differs from the experiment in anything else, so that nothing is compared with a
+    result of another recipe.
+    """
+    experiment = _choices(hydra_config).get("experiment") or f"book/{config['model']['name']}"
+    try:
+        published = resolve(_compose(hydra_config, {"experiment": experiment}))
+    except MissingConfigException:
+        return None
+    return published["expected"] if set(differences(config, published)) <= {"seed", "data.seed"} else None
+
+
+def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], Any]]:
+    """Decorate a task(config, run_dir) as a Hydra application whose errors are one message, without a traceback.
+
+    HYDRA_FULL_ERROR=1 shows tracebacks; an error that no class of ours or Hydra's explains shows one in any case.
+    """
+
+    def decorate(task: Callable[[DictConfig, Path], Any]) -> Callable[[], Any]:
+        wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+        @contextmanager
+        def explained() -> Iterator[None]:
+            try:
+                yield
+            except Exception as error:
+                message = None if wants_traceback else explain(error, config_dir, config_name)
+                if message is None:
+                    raise
+                print(message, file=sys.stderr)
+                sys.exit(1)
+
+        @functools.wraps(task)
+        def checked(config: DictConfig) -> Any:
+            with explained():  # here too, or Hydra adds a line of its own
+                resolved, hydra_config = resolve(config), HydraConfig.instance().cfg
+                assert hydra_config is not None
+                resolved["expected"] = expected_band(resolved, hydra_config.hydra)
+                return task(OmegaConf.create(resolved), Path(hydra_config.hydra.runtime.output_dir))
+
+        def run() -> Any:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
+            with explained():
+                return hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(checked)()
+
+        return run
+
+    return decorate
+
+
+def explain(error: BaseException, config_dir: Path, config_name: str) -> str | None:
+    """One message for what a user did; None for what only a traceback explains."""
+    cause: BaseException | None = error
+    while cause is not None:  # resolvers and Hydra wrap what they meet
+        if type(cause).__module__.startswith("convnets."):
+            return str(cause)
+        cause = cause.__cause__
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        nearest = difflib.get_close_matches(choice, error.options, n=1)
+        hint = f" Did you mean {group}={nearest[0]}?" if nearest else ""
+        return f"There is no {group}={choice}.{hint} Choices: {', '.join(error.options)}."
+    if isinstance(error, ConfigCompositionException):
+        unknown = error.__cause__
+        if isinstance(unknown, (ConfigKeyError, ConfigAttributeError)) and unknown.full_key:
+            return unknown_key(unknown.full_key, _known_keys(config_dir, config_name))
+        if match := re.search(r"Could not (?:override|append to config).*?'([^']+)'", str(error)):
+            return unknown_key(match[1], _known_keys(config_dir, config_name))
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is no override: write KEY=VALUE without spaces around the sign. ({error})"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
+        return "\n".join(reasons)
+    return None
+
+
+def _known_keys(config_dir: Path, config_name: str) -> dict[str, Any]:
+    """Every key under the choices of groups on the command line."""
+    words = [word for word in sys.argv[1:] if re.fullmatch(r"[\w/]+=[\w/]+", word)]
+    choices = [word for word in words if (config_dir / word.replace("=", "/")).with_suffix(".yaml").is_file()]
+    with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
+        composed = hydra.compose(config_name, overrides=choices)
+    keys = OmegaConf.to_container(composed)
+    assert isinstance(keys, dict)
+    return {**flatten(keys), **{path.name: None for path in config_dir.iterdir() if path.is_dir()}}

@@ -1,0 +1,180 @@
+"""Fashion-MNIST as a LightningDataModule."""
+
+import logging
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from convnets.data.archive import SPLIT_FILES, ensure_files, read_idx
+from convnets.data.preprocessing import shift_flip, to_network_input
+from convnets.data.sampling import BatchSampler, ImageBatches, derive_seed, stratified_split
+
+log = logging.getLogger(__name__)
+
+SAMPLE_DIR = Path(__file__).parent / "sample"
+Batch = tuple[Tensor, Tensor]
+
+
+class FashionMNISTDataModule(lightning.LightningDataModule):
+    """70,000 images of clothes, 28x28 grey levels, in ten classes.
+
+    Images stay bytes in memory (55 MB) until their batch is on the device; there they are augmented, resized and scaled
+    to [0, 1]. A batch is (images, labels) of shapes (N, 1, resize, resize), float32, and (N,), int64.
+
+    Args:
+        dir: folder of the four files; filled from the first source that has them.
+        resize: side of the square image in pixels.
+        batch_size: images in a batch over all devices.
+        holdout: training images kept for validation, stratified; 0 trains on all and validates on the test split.
+        split_seed: which images are held out.
+        augment: "none", or "shift_flip" for training batches.
+        seed: order and augmentation are functions of (seed, epoch, batch).
+
+    Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747.
+    """
+
+    name = "Fashion-MNIST"
+    class_names: ClassVar[tuple[str, ...]] = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+    num_channels = 1
+
+    def __init__(
+        self,
+        dir: str | Path = "~/.cache/convnets/fashion-mnist",
+        resize: int = 28,
+        batch_size: int = 128,
+        holdout: int = 0,
+        split_seed: int = 0,
+        augment: str = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if augment not in ("none", "shift_flip"):
+            raise ValueError(f"data.augment must be none or shift_flip, got {augment!r}.")
+        self.dir = Path(dir).expanduser()
+        self.resize = resize
+        self.batch_size = batch_size
+        self.holdout = holdout
+        self.split_seed = split_seed
+        self.augment = augment
+        self.seed = seed
+        self.splits: dict[str, ImageBatches] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def validates_on_test_split(self) -> bool:
+        """Whether `val/...` metrics are those of the test split (the book's protocol)."""
+        return self.holdout == 0
+
+    def prepare_data(self) -> None:
+        """Find or download the files; on one process of each machine."""
+        ensure_files(self.dir)
+
+    def read_split(self, split: str) -> Batch:
+        """Read "train" or "test" whole: images (N, C, H, W) of bytes and labels (N,), int64."""
+        images, labels = (read_idx(self.dir / name) for name in SPLIT_FILES[split])
+        return images.unsqueeze(1), labels.long()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images into memory, once, and hold some out."""
+        if self.splits:
+            return
+        images, labels = self.read_split("train")
+        test = ImageBatches(*self.read_split("test"))
+        if self.holdout == 0:
+            self.splits = {"train": ImageBatches(images, labels), "val": test, "test": test}
+            return
+        if self.holdout >= len(labels):
+            raise ValueError(
+                f"data.holdout={self.holdout} leaves nothing of {len(labels)} training images: choose a smaller one."
+            )
+        kept, held_out = stratified_split(labels, self.holdout, self.split_seed)
+        self.splits = {
+            "train": ImageBatches(images[kept], labels[kept]),
+            "val": ImageBatches(images[held_out], labels[held_out]),
+            "test": test,
+        }
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the training images in the order f(seed, epoch)."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the held-out images, or of the test split where none are held out."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split."""
+        return self._loader("test")
+
+    def _loader(self, split: str) -> DataLoader[Batch]:
+        dataset = self.splits[split]
+        trainer = self.trainer
+        sampler = BatchSampler(
+            len(dataset),
+            self.batch_size,
+            seed=self.seed if split == "train" else None,
+            rank=trainer.global_rank if trainer else 0,
+            num_ranks=trainer.world_size if trainer else 1,
+            position=self._position if split == "train" else lambda: (0, 0),
+        )
+        # batch_size=None: the sampler's items are whole batches, and nothing is collated.
+        return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
+
+    def _position(self) -> tuple[int, int]:
+        """The epoch, and the number of the batch that comes next in it."""
+        if self.trainer is None:
+            return 0, 0
+        return self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment (in training), resize and scale a batch of bytes, on its device."""
+        images, labels = batch
+        trainer: Any = self.trainer
+        if self.augment == "shift_flip" and trainer is not None and trainer.training:
+            step_seed = derive_seed("augment", self.seed, trainer.global_rank, *self._position())
+            images = shift_flip(images, torch.Generator().manual_seed(step_seed))
+        return to_network_input(images, self.resize), labels
+
+
+class FashionMNISTSampleDataModule(FashionMNISTDataModule):
+    """1,000 training and 200 test images of Fashion-MNIST that come with the package: no files, no network."""
+
+    name = "a sample of Fashion-MNIST"
+
+    def __init__(
+        self,
+        resize: int = 28,
+        batch_size: int = 128,
+        holdout: int = 0,
+        split_seed: int = 0,
+        augment: str = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(SAMPLE_DIR, resize, batch_size, holdout, split_seed, augment, seed)
+
+    def prepare_data(self) -> None:
+        """Nothing to find: the images are in the package."""
+
+    def read_split(self, split: str) -> Batch:
+        """Read "train" or "test" whole: images (N, C, H, W) of bytes and labels (N,), int64."""
+        images, labels = (read_idx(self.dir / f"{name}.gz") for name in SPLIT_FILES[split])
+        return images.unsqueeze(1), labels.long()

@@ -1,0 +1,7 @@
+"""The book's networks as plain nn.Modules: explicit sizes, one class a file."""
+
+from convnets.networks.lenet import LeNet
+from convnets.networks.resnet import Residual, ResNet, ResNet18
+from convnets.networks.vgg import VGG, VGG11_BLOCKS
+
+__all__ = ["VGG", "VGG11_BLOCKS", "LeNet", "ResNet", "ResNet18", "Residual"]

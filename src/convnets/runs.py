@@ -1,0 +1,150 @@
+"""The run folder: its lock, its status, its result."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from convnets.configuration import differences
+
+# What a run leaves in its folder beside the lock: if any of it is there, the folder is occupied.
+STARTED_FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "checkpoints", "weights.safetensors")
+
+
+class RunFolderError(RuntimeError):
+    """The folder cannot be used for this run; the text says what is in it and what to do."""
+
+
+class Run:
+    """A folder that describes one training: see the README for its files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        try:
+            return str(self.path.relative_to(Path.cwd()))
+        except ValueError:
+            return str(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder. The lock is the kernel's, so a dead holder holds nothing.
+
+        Raises:
+            RunFolderError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunFolderError(
+                f"{self} cannot be written: {error.strerror}. Choose another with hydra.run.dir."
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(
+                    f"{self} is in use by {self._holder()}: wait for it, or set run_name=NAME."
+                ) from None
+            yield
+
+    def _holder(self) -> str:
+        status = self.status()
+        if not status:
+            return "another process"
+        return f"process {status['pid']} on {status['host']} since {status['started']}"
+
+    def status(self) -> dict[str, Any]:
+        """The content of status.json, empty where there is none."""
+        return _read_json(self.path / "status.json")
+
+    def result(self) -> dict[str, Any]:
+        """The content of result.json, empty where the run has not finished."""
+        return _read_json(self.path / "result.json")
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration that the run was started with."""
+        config = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        assert isinstance(config, dict)
+        return {str(key): value for key, value in config.items()}
+
+    def finished_result(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The result, if this configuration has finished here; empty where it can be started.
+
+        Raises:
+            RunFolderError: the folder holds something else.
+        """
+        present = [name for name in STARTED_FILES if (self.path / name).exists()]
+        if not present:
+            return {}
+        way_out = f"Set run_name=NAME for a new folder, or remove this one: rm -r {self}"
+        if "config.yaml" not in present:
+            raise RunFolderError(f"{self} holds no run of ours, but {', '.join(present)}. {way_out}")
+        if differing := differences(self.config(), config):
+            lines = [f"  {key}: {theirs} there, {ours} now" for key, (theirs, ours) in differing.items()]
+            raise RunFolderError("\n".join([f"{self} holds a run of another configuration:", *lines, way_out]))
+        result = self.result()
+        if result or not {"metrics.csv", "checkpoints"} & {*present}:
+            return result  # where not even an epoch was finished, nothing is lost by starting anew
+        status = self.status()
+        raise RunFolderError(
+            f"{self} holds an unfinished run of this configuration (started {status.get('started', 'once')}, "
+            f"{_state(status)} after {status.get('epoch', 0)} epochs). {way_out}"
+        )
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml, and a status that says so."""
+        write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.set_status("running", pid=os.getpid(), host=socket.gethostname(), started=now, epoch=0)
+
+    def set_status(self, state: str, **values: Any) -> None:
+        """Change status.json: running, done, failed or interrupted."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        status = {**self.status(), "state": state, **values, "updated": now}
+        write_atomically(self.path / "status.json", json.dumps(status, indent=2) + "\n")
+
+    def save_weights(self, network: nn.Module) -> None:
+        """Write weights.safetensors, which can be loaded without running any code."""
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        write_atomically(self.path / "weights.safetensors", safetensors.torch.save(weights))
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, and a status that says so."""
+        write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        self.set_status("done")
+
+
+def _state(status: Mapping[str, Any]) -> str:
+    # Nobody holds the lock, so who was running has died.
+    return "killed" if status.get("state") == "running" else str(status.get("state", "broken off"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    assert isinstance(content, dict)
+    return content
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file whole: a reader or a crash meets the old content or the new one."""
+    temporary = path.with_name(f".{path.name}.incoming")
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
