@@ -1,6 +1,7 @@
 """From a resolved configuration to a datamodule, a classifier and a trainer; the only caller of `instantiate`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ from convnets.configuration import ConfigurationError
 def build_datamodule(config: DictConfig) -> Any:
     """The LightningDataModule of `config.data`, its files not yet looked for."""
     return _instantiate(config.data)
+
+
+def load_images(datamodule: Any, trainer: lightning.Trainer) -> None:
+    """Find the files and read them, before the other ranks start: so these find them in place.
+
+    Raises:
+        ConfigurationError: the images cannot be split or shared as the configuration says.
+    """
+    datamodule.prepare_data()
+    datamodule.trainer = trainer
+    with refusals_explained():
+        datamodule.setup()
+        datamodule.train_dataloader()
 
 
 def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
@@ -99,9 +113,18 @@ def _instantiate(node: DictConfig, **arguments: Any) -> Any:
     """Call the node's target; null where it names none. What its checks refuse is an error of the configuration."""
     if node.get("_target_") is None:
         return None
-    try:
+    with refusals_explained():
         return instantiate(node, **arguments, _convert_="all")
+
+
+@contextmanager
+def refusals_explained() -> Iterator[None]:
+    """Turn what a part refuses about its arguments into a ConfigurationError with the same text."""
+    try:
+        yield
     except InstantiationException as error:
         if isinstance(error.__cause__, (ValueError, TypeError)):
-            raise ConfigurationError(f"{error.__cause__}") from error
+            raise ConfigurationError(str(error.__cause__)) from error
         raise
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error

@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 
 class ConfigurationError(ValueError):
@@ -203,16 +203,22 @@ def _type_name(value: Any) -> str:
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     """Say that a key does not exist, and which one may be meant."""
     candidates = {*known, *(name.rsplit(".", 1)[0] for name in known)}
+    section, _, last = key.rpartition(".")
 
     def likeness(candidate: str) -> float:
-        ratio = difflib.SequenceMatcher(a=key, b=candidate).ratio()
-        last, last_of_candidate = key.rsplit(".", 1)[-1], candidate.rsplit(".", 1)[-1]
-        if len(last) > 3 and last in last_of_candidate:  # epochs -> max_epochs
-            return max(ratio, 0.9)
-        return max(ratio, difflib.SequenceMatcher(a=last, b=last_of_candidate).ratio() - 0.01)
+        last_of_candidate = candidate.rsplit(".", 1)[-1]
+        if len(last) > 3 and last in last_of_candidate:  # epochs -> trainer.max_epochs
+            return 0.95
+        ratios = [difflib.SequenceMatcher(a=a, b=b).ratio() for a, b in ((key, candidate), (last, last_of_candidate))]
+        return sum(ratios) / 2
 
     nearest = max(sorted(candidates), key=likeness)
     hint = f" Did you mean {nearest}?" if likeness(nearest) > 0.6 else ""
+    siblings = [
+        name.rsplit(".", 1)[1] for name in known if section and name.rpartition(".")[0] == section and "._" not in name
+    ]
+    if siblings and not hint:
+        hint = f" Keys of {section}: {', '.join(siblings)}."
     return f"There is no key {key}.{hint} (--cfg job prints every key.)"
 
 
@@ -256,6 +262,8 @@ def resolve(root: DictConfig) -> dict[str, Any]:
     try:
         resolved = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        if isinstance(error, MissingMandatoryValue):
+            raise ConfigurationError(f"{error.full_key} has no value: set {error.full_key}=VALUE.") from error
         raise ConfigurationError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
@@ -336,10 +344,10 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
             with explained():  # here too, or Hydra adds a line of its own
-                resolved, hydra_config = resolve(config), HydraConfig.instance().cfg
-                assert hydra_config is not None
-                resolved["expected"] = expected_band(resolved, hydra_config.hydra)
-                return task(OmegaConf.create(resolved), Path(hydra_config.hydra.runtime.output_dir))
+                resolved = resolve(config)
+                hydra_config: Any = HydraConfig.get()
+                resolved["expected"] = expected_band(resolved, hydra_config)
+                return task(OmegaConf.create(resolved), Path(hydra_config.runtime.output_dir))
 
         def run() -> Any:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
@@ -357,12 +365,16 @@ def explain(error: BaseException, config_dir: Path, config_name: str) -> str | N
     while cause is not None:  # resolvers and Hydra wrap what they meet
         if type(cause).__module__.startswith("convnets."):
             return str(cause)
-        cause = cause.__cause__
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        nearest = difflib.get_close_matches(choice, error.options, n=1)
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.partition("/")
+        paths = sorted((config_dir / group).rglob("*.yaml"))
+        choices = [str(path.relative_to(config_dir / group).with_suffix("")) for path in paths]
+        nearest = difflib.get_close_matches(choice, choices, n=1)
         hint = f" Did you mean {group}={nearest[0]}?" if nearest else ""
-        return f"There is no {group}={choice}.{hint} Choices: {', '.join(error.options)}."
+        return f"There is no {group}={choice}.{hint} Choices: {', '.join(choices)}."
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):  # of Hydra, for model=5
+        return f"{error}: write GROUP=CHOICE; --help lists them."
     if isinstance(error, ConfigCompositionException):
         unknown = error.__cause__
         if isinstance(unknown, (ConfigKeyError, ConfigAttributeError)) and unknown.full_key:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,7 +58,11 @@ class Run:
                 raise RunFolderError(
                     f"{self} is in use by {self._holder()}: wait for it, or set run_name=NAME."
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                if [*self.path.iterdir()] == [self.path / ".lock"]:  # refused before it began
+                    shutil.rmtree(self.path)
 
     def _holder(self) -> str:
         status = self.status()

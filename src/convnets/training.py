@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from convnets.building import build_classifier, build_datamodule, build_trainer
+from convnets.building import build_classifier, build_datamodule, build_trainer, load_images
 from convnets.callbacks import Checkpoints, History
 from convnets.callbacks.progress import duration
 from convnets.classifier import Classifier
@@ -50,50 +50,51 @@ def train(config: DictConfig, run_dir: Path) -> dict[str, Any]:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     config = OmegaConf.create(plain)
     run = Run(run_dir)
-    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]  # rank 0 holds the folder, and started this process
-        return _fit(config, run, *_build(config))
+    _quieten_lightning()
+    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+        return _fit(config, run, *_build(config, run))  # rank 0 holds the folder, and started this process
     with _logging_to(sys.stdout), run.locked():
         if result := run.finished_result(plain):
             log.info("This configuration has been trained already, so nothing was done. To repeat it: rm -r %s", run)
         else:
-            with (run.path / "train.log").open("a") as file, _logging_to(file):
-                result = _start(run, config, plain)
+            result = _start(run, config, plain)
         log.info("%s", _report(run, config, result))
     return result
 
 
 def _start(run: Run, config: DictConfig, plain: dict[str, Any]) -> dict[str, Any]:
-    datamodule, classifier = _build(config)  # what fails here has not occupied the folder
-    datamodule.prepare_data()  # before other ranks start, so that they find the files
-    datamodule.setup()
-    log.info("%s", _description(config, datamodule, classifier))
-    log.info("run folder: %s", run)
-    run.start(plain)
-    try:
-        result = _fit(config, run, datamodule, classifier)
-    except BaseException as error:
-        # Lightning turns Ctrl-C into exit code 1.
-        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-            run.set_status("interrupted")
-            log.warning("Interrupted: %s keeps what there is, and is marked so.", run)
-            sys.exit(130)
-        run.set_status("failed", error=f"{type(error).__name__}: {error}")
-        log.error("Failed: %s keeps what there is, and is marked so.", run)
-        raise
+    trainer, datamodule, classifier = _build(config, run)
+    load_images(datamodule, trainer)
+    run.start(plain)  # not earlier: what is refused above must not occupy the folder
+    with (run.path / "train.log").open("a") as file, _logging_to(file):
+        log.info("%s", _description(config, datamodule, classifier))
+        log.info("run folder: %s", run)
+        try:
+            result = _fit(config, run, trainer, datamodule, classifier)
+        except BaseException as error:
+            # Lightning turns Ctrl-C into exit code 1.
+            if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+                run.set_status("interrupted")
+                log.warning("Interrupted: %s keeps what there is, and is marked so.", run)
+                sys.exit(130)
+            run.set_status("failed", error=f"{type(error).__name__}: {error}")
+            log.error("Failed: %s keeps what there is, and is marked so.", run)
+            raise
     run.finish(result)
     if not config.checkpoint.keep:
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     return result
 
 
-def _build(config: DictConfig) -> tuple[Any, Classifier]:
-    datamodule = build_datamodule(config)
-    return datamodule, build_classifier(config, datamodule)
-
-
-def _fit(config: DictConfig, run: Run, datamodule: Any, classifier: Classifier) -> dict[str, Any]:
-    _quieten_lightning()
+def _build(config: DictConfig, run: Run) -> tuple[lightning.Trainer, Any, Classifier]:
     trainer = build_trainer(config, run.path, [_Status(run)])
+    datamodule = build_datamodule(config)
+    return trainer, datamodule, build_classifier(config, datamodule)
+
+
+def _fit(
+    config: DictConfig, run: Run, trainer: lightning.Trainer, datamodule: Any, classifier: Classifier
+) -> dict[str, Any]:
     started = time.perf_counter()
     with warnings.catch_warnings():
         # The images are in memory, and torch's tree API has moved on from Lightning's use of it.

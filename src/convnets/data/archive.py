@@ -92,8 +92,8 @@ def _fetch_missing(data_dir: Path, checksums: Checksums) -> None:
     raise DataUnavailableError(
         "Fashion-MNIST was not found. Tried:\n"
         + "\n".join(attempts)
-        + f"\nPut the four files ({', '.join(checksums)}; raw or .gz) into {data_dir}, or name the folder that has them "
-        "with data.dir=FOLDER. Without any network, data=fashion_mnist_sample trains on 1,000 packaged images."
+        + f"\nPut the four files ({', '.join(checksums)}; raw or .gz) into {data_dir}, or name the folder "
+        "that has them with data.dir=FOLDER. Without any network, data=fashion_mnist_sample trains on 1,000 images."
     )
 
 
