@@ -295,7 +295,12 @@ def folder_name(root: DictConfig) -> str:
     default_choices = _choices(_compose(root.hydra, {"model": choices["model"]}).hydra)
     words = [config["model"]["name"]]
     words += [str(choices[g]) for g in GROUPS_NAMED_IN_FOLDERS if choices.get(g) != default_choices.get(g)]
-    words += [f"{key.rsplit('.', 1)[-1]}{ours}" for key, (ours, _) in differences(config, reference).items()]
+    raw = flatten(OmegaConf.to_container(root))
+    words += [
+        f"{key.rsplit('.', 1)[-1]}{ours}"
+        for key, (ours, _) in differences(config, reference).items()
+        if not str(raw.get(key)).startswith("${")  # follows another key, which is named
+    ]
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(dict.fromkeys(words)))[:90].strip("_-.")
     return f"{readable}-{content_hash(config)}"
 

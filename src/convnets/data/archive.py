@@ -107,9 +107,15 @@ def _in_system_dir(data_dir: Path, incoming: Path) -> Path:
     return SYSTEM_DIR
 
 
+TORCHVISION_DOWNLOAD = """
+import sys
+from torchvision.datasets import FashionMNIST
+FashionMNIST(sys.argv[1], download=True)
+"""
+
+
 def _from_mirrors(data_dir: Path, incoming: Path) -> Path:
-    program = "import sys; from torchvision.datasets import FashionMNIST; FashionMNIST(sys.argv[1], download=True)"
-    run_watched([sys.executable, "-c", program, str(incoming)], incoming)
+    run_watched([sys.executable, "-c", TORCHVISION_DOWNLOAD, str(incoming)], incoming)
     return incoming / "FashionMNIST" / "raw"
 
 

@@ -1,0 +1,58 @@
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+import convnets.configuration  # registers the resolvers that conf/ uses
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+assert convnets.configuration
+
+
+@contextlib.contextmanager
+def hydra_context():
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.fixture
+def compose() -> Callable[..., DictConfig]:
+    """Compose what scripts/train.py would be given, resolved."""
+
+    def compose(*overrides: str) -> DictConfig:
+        with hydra_context():
+            config = hydra.compose("train", list(overrides))
+        return OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+
+    return compose
+
+
+@pytest.fixture
+def small(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    """A quick run on packaged images, silent."""
+
+    def small(*overrides: str) -> DictConfig:
+        quick = ["data=fashion_mnist_sample", "trainer=cpu", "trainer.max_epochs=2", "trainer.limit_train_batches=3"]
+        return compose(*quick, "callbacks=none", "logger=none", *overrides)
+
+    return small
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run scripts/NAME as a user does, in an empty folder, so that its outputs/ is not ours."""
+
+    def run_script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+        )
+
+    return run_script
