@@ -49,12 +49,12 @@ def test_a_holdout_is_taken_from_the_training_images():
 
 
 def test_a_holdout_of_everything_is_refused():
-    with pytest.raises(ValueError, match="data.holdout=1000 leaves nothing of 1000 training images"):
+    with pytest.raises(ValueError, match=r"data.holdout=1000 leaves nothing of 1000 training images"):
         sample(holdout=1000)
 
 
 def test_an_unknown_augmentation_is_refused():
-    with pytest.raises(ValueError, match="data.augment must be none or shift_flip, got 'flip'"):
+    with pytest.raises(ValueError, match=r"data.augment must be none or shift_flip, got 'flip'"):
         FashionMNISTSampleDataModule(augment="flip")
 
 

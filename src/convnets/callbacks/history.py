@@ -29,6 +29,7 @@ class History(Callback):
         self._epoch_started = 0.0
         self._train_seconds = 0.0
         self._num_images = 0.0
+        self._learning_rate = 0.0
 
     @classmethod
     def of(cls, trainer: Any) -> Self:
@@ -38,6 +39,12 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""
         self._epoch_started = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the rate of this step: at its end the schedule has moved on."""
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,7 +69,7 @@ class History(Callback):
             "epoch": trainer.current_epoch + 1,
             **training,
             **pl_module.metrics("val"),
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": self._learning_rate,
             "train_seconds": self._train_seconds,
             "epoch_seconds": time.perf_counter() - self._epoch_started,
             "images_per_second": self._num_images / self._train_seconds,

@@ -1,0 +1,35 @@
+import csv
+import math
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from convnets.training import train
+
+
+def test_csv_and_tensorboard_hold_the_same_row_an_epoch(small, tmp_path):
+    result = train(small("logger=tensorboard", "trainer.max_epochs=3"), tmp_path)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate"):
+        points = events.Scalars(name)
+        assert [point.step for point in points] == [1, 2, 3]
+        assert [point.value for point in points] == pytest.approx([float(row[name]) for row in rows])
+    assert float(rows[-1]["val/accuracy"]) == result["metrics"]["val/accuracy"]
+    assert "hp_metric" not in events.Tags()["scalars"]
+    assert float(rows[0]["images_per_second"]) > 0
+
+
+def test_the_schedule_moves_the_learning_rate_over_the_whole_training(small, tmp_path):
+    expected = {"constant": [0.1, 0.1], "cosine": [0.075, 0.1 * (1 - math.cos(math.pi / 6)) / 2], "onecycle": None}
+    for schedule, rates in expected.items():
+        train(small(f"schedule={schedule}"), tmp_path / schedule)
+        with (tmp_path / schedule / "metrics.csv").open() as file:
+            found = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+        if rates is None:
+            assert found[0] > 0.01
+            assert found[-1] < 0.001
+        else:
+            assert found == pytest.approx(rates, abs=1e-9)

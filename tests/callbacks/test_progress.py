@@ -1,0 +1,49 @@
+import logging
+import re
+
+import pytest
+
+from convnets.callbacks import TimeEstimate
+from convnets.callbacks.progress import duration
+from convnets.training import train
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (4.21, "4.2 s"),
+        (59.94, "59.9 s"),
+        (60, "1 min 00 s"),
+        (200.4, "3 min 20 s"),
+        (18_420, "5 h 07 min"),
+        (360_000, "100 h 00 min"),
+    ],
+)
+def test_duration_reads_as_a_person_says_it(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_line_an_epoch(small, tmp_path, capsys):
+    train(small("callbacks=default"), tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 2
+    assert re.match(
+        r"epoch  2/2   train loss \d\.\d+  accuracy 0\.\d+   val loss \d\.\d+  accuracy 0\.\d+   0\.\d s", lines[1]
+    )
+
+
+def test_a_long_run_says_how_long_it_takes_and_what_makes_it_shorter(small, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    many = ("trainer.limit_train_batches=25", "data.batch_size=40", "trainer.max_epochs=1")
+    train(small("callbacks=default", "callbacks.time_estimate.long_seconds=0", *many), tmp_path)
+    said = [message for message in caplog.messages if message.startswith("At this pace")]
+    assert len(said) == 1
+    assert re.match(r"At this pace the whole training takes about \d+\.\d s\. What makes it shorter: a GPU, ", said[0])
+    assert "data.resize" in said[0]
+
+
+def test_a_short_run_is_not_told_about(small, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(small("callbacks=default", "trainer.limit_train_batches=25", "data.batch_size=40"), tmp_path)
+    assert not [message for message in caplog.messages if message.startswith("At this pace")]
+    assert TimeEstimate().long_seconds > 60

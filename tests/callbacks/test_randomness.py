@@ -1,0 +1,53 @@
+import torch
+
+from convnets.building import build_classifier, build_datamodule, build_trainer
+
+
+def drawn(config, run_dir):
+    """The augmented images and a random number of each training step."""
+    seen = []
+    run_dir.mkdir(exist_ok=True)
+    datamodule = build_datamodule(config)
+    classifier = build_classifier(config, datamodule)
+    step = classifier.training_step
+
+    def recording_step(batch, batch_idx):
+        seen.append((batch[0].clone(), torch.rand(1).item()))
+        return step(batch, batch_idx)
+
+    classifier.training_step = recording_step
+    build_trainer(config, run_dir).fit(classifier, datamodule=datamodule)
+    return seen
+
+
+def test_each_steps_random_numbers_are_a_function_of_seed_epoch_and_batch(small, tmp_path):
+    augmented = "data.augment=shift_flip"
+    first = drawn(small(augmented), tmp_path / "a")
+    torch.manual_seed(123)  # whatever happened before
+    again = drawn(small(augmented), tmp_path / "b")
+    other = drawn(small(augmented, "seed=1"), tmp_path / "c")
+    assert len(first) == 6
+    assert all(torch.equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(first, again, strict=True))
+    assert len({number for _, number in first + other}) == 12
+
+
+def test_augmentation_differs_between_batches_and_epochs(small, tmp_path, monkeypatch):
+    from convnets.data import fashion_mnist
+
+    seeds = []
+    shift_flip = fashion_mnist.shift_flip
+    monkeypatch.setattr(
+        fashion_mnist, "shift_flip", lambda images, g: (seeds.append(g.initial_seed()), shift_flip(images, g))[1]
+    )
+    drawn(small("data.augment=shift_flip"), tmp_path)
+    expected = [fashion_mnist.derive_seed("augment", 0, 0, epoch, batch) for epoch in range(2) for batch in range(3)]
+    assert seeds == expected  # six in training, none in validation
+
+
+def test_the_order_of_images_is_the_samplers(small, tmp_path):
+    seen = drawn(small("trainer.limit_train_batches=null", "data.batch_size=250"), tmp_path)
+    epochs = [torch.cat([images for images, _ in seen[start : start + 4]]) for start in (0, 4)]
+    assert not torch.equal(*epochs)
+    sums = [sorted(epoch.flatten(1).double().sum(1).tolist()) for epoch in epochs]
+    assert sums[0] == sums[1]  # the same 1,000 images, each once
+    assert len(sums[0]) == 1000

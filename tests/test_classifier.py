@@ -1,0 +1,89 @@
+import functools
+
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+
+from convnets.classifier import Classifier, Tally
+from convnets.data import FashionMNISTSampleDataModule
+from convnets.networks import VGG, LeNet
+
+BATCH = (
+    torch.rand(10, 1, 28, 28, generator=torch.Generator().manual_seed(0)),
+    torch.arange(10),
+)
+
+
+def quiet_trainer(**options):
+    return lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+
+
+def test_a_step_of_training_is_a_step_of_plain_sgd():
+    torch.manual_seed(0)
+    network = LeNet()
+    expected = LeNet()
+    expected.load_state_dict(network.state_dict())
+    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+    F.cross_entropy(expected(BATCH[0]), BATCH[1]).backward()
+    optimizer.step()
+
+    classifier = Classifier(network, functools.partial(torch.optim.SGD, lr=0.1))
+    loader = torch.utils.data.DataLoader([BATCH], batch_size=None)
+    quiet_trainer(max_epochs=1).fit(classifier, loader)
+    for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_tally_weights_by_images():
+    tally = Tally()
+    scores = torch.eye(3)
+    tally.update(torch.tensor([1.0, 2.0, 3.0]), scores, torch.tensor([0, 1, 1]))
+    tally.update(torch.tensor([6.0]), scores[:1], torch.tensor([0]))
+    assert tally.compute() == {"loss": 3.0, "accuracy": 0.75}
+
+
+def test_validation_equals_the_mean_over_all_images():
+    datamodule = FashionMNISTSampleDataModule(batch_size=64)  # 200 images: the last batch is smaller
+    torch.manual_seed(0)
+    classifier = Classifier(LeNet())
+    trainer = quiet_trainer()
+    trainer.validate(classifier, datamodule=datamodule, verbose=False)
+    split = datamodule.splits["val"]
+    with torch.inference_mode():
+        scores = classifier.network(split.images.float() / 255)
+    assert classifier.metrics("val")["val/loss"] == pytest.approx(
+        F.cross_entropy(scores, split.labels).item(), abs=1e-5
+    )
+    correct = (scores.argmax(1) == split.labels).double().mean().item()
+    assert classifier.metrics("val")["val/accuracy"] == pytest.approx(correct)
+
+
+def test_channels_last_is_the_default_and_changes_no_score():
+    torch.manual_seed(0)
+    network = VGG(image_size=32).eval()
+    images = torch.rand(2, 1, 32, 32)
+    with torch.inference_mode():
+        expected = network(images)
+        classifier = Classifier(network)
+        assert network[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(classifier(images), expected)
+        assert (
+            not Classifier(network, channels_last=False)
+            .network[1][0]
+            .weight.is_contiguous(memory_format=torch.channels_last)
+        )
+
+
+def test_training_without_an_optimizer_is_refused():
+    loader = torch.utils.data.DataLoader([BATCH], batch_size=None)
+    with pytest.raises(ValueError, match=r"made without an optimizer: give it one"):
+        quiet_trainer(max_epochs=1).fit(Classifier(LeNet()), loader)

@@ -1,0 +1,217 @@
+import itertools
+import json
+
+import hydra
+import pytest
+from conftest import CONF, hydra_context
+
+from convnets.building import build_classifier, build_datamodule, build_trainer
+from convnets.configuration import content_hash, differences, expected_band, flatten, folder_name, resolve
+
+
+def root(*overrides):
+    """The configuration as Hydra holds it inside a job, to be used inside its context."""
+    return hydra.compose("train", list(overrides), return_hydra_config=True)
+
+
+def name(*overrides):
+    with hydra_context():
+        return folder_name(root(*overrides))
+
+
+def band(*overrides):
+    with hydra_context():
+        composed = root(*overrides)
+        return expected_band(resolve(composed), composed.hydra)
+
+
+CHOICES = {
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for group in ("model", "data", "optimizer", "schedule", "init", "trainer", "callbacks", "logger")
+}
+SINGLE = [f"{group}={choice}" for group, choices in CHOICES.items() for choice in choices]
+
+
+@pytest.mark.parametrize("override", [item for item in SINGLE if item not in ("trainer=gpu", "model=vgg11")])
+def test_every_shipped_choice_composes_and_its_arguments_bind(override, compose, tmp_path):
+    assert name(override)
+    config = compose("trainer=cpu", override)
+    datamodule = build_datamodule(config)
+    trainer = build_trainer(config, tmp_path)
+    classifier = build_classifier(config, datamodule)
+    optimizer = classifier.optimizer(classifier.parameters())
+    if classifier.schedule is not None:
+        classifier.schedule(optimizer, 100)
+    assert len(trainer.callbacks) >= 4
+
+
+def every(group):
+    return [f"{group}={choice}" for choice in CHOICES[group]]
+
+
+@pytest.mark.parametrize("overrides", list(itertools.product(every("model"), every("optimizer"), every("schedule"))))
+def test_choices_combine(overrides):
+    assert name(*overrides).startswith(overrides[0].split("=")[1])
+
+
+EXPERIMENTS = sorted(
+    str(path.relative_to(CONF / "experiment").with_suffix("")) for path in CONF.glob("experiment/**/*.yaml")
+)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_compose_and_know_their_band(experiment):
+    assert "book/lenet" in EXPERIMENTS
+    lowest, highest = band(f"experiment={experiment}", "seed=3")
+    assert 0.7 < lowest < highest < 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "model", "resize", "lr"),
+    [
+        ((), "lenet", 28, 0.1),
+        (("model=vgg",), "vgg", 224, 0.01),
+        (("model=resnet18",), "resnet18", 96, 0.01),
+        (("model=vgg", "data.resize=64"), "vgg", 64, 0.01),
+        (("model=vgg", "optimizer=adamw"), "vgg", 224, 0.001),
+        (("model=vgg", "optimizer=adamw", "model.lr=0.02"), "vgg", 224, 0.02),
+    ],
+)
+def test_defaults_follow_the_model_and_the_command_line_wins(compose, overrides, model, resize, lr):
+    config = compose(*overrides)
+    assert (config.model.name, config.data.resize, config.optimizer.lr) == (model, resize, lr)
+    assert config.data.batch_size == 128
+    assert config.trainer.max_epochs == 10
+
+
+class TestFolderNames:
+    def test_say_what_differs(self):
+        assert name().startswith("lenet-")
+        assert name("model=vgg", "data.resize=96", "seed=1").startswith("vgg-resize96-seed1-")
+        assert name("optimizer=adamw", "model.lr=0.01", "trainer=smoke").startswith("lenet-adamw-smoke-lr0.01-")
+
+    def test_come_from_the_content_not_from_how_it_was_said(self):
+        assert name("model=vgg") == name("model=vgg", "data.resize=224") == name("experiment=book/vgg")
+        assert name("model.lr=1") == name("model.lr=1.0")
+
+    @pytest.mark.parametrize(
+        "override",
+        ["callbacks=none", "logger=none", "data.dir=elsewhere", "checkpoint.keep=true", "model.image_size=28"],
+    )
+    def test_leave_out_what_only_watches_or_names(self, override):
+        assert name(override) == name()
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "seed=1",
+            "model.lr=0.2",
+            "data.resize=32",
+            "data.batch_size=64",
+            "data.holdout=1",
+            "data.split_seed=1",
+            "data.augment=shift_flip",
+            "optimizer=momentum",
+            "schedule=cosine",
+            "init=default",
+            "trainer.max_epochs=2",
+            "trainer.precision=bf16-mixed",
+            "trainer.devices=2",
+            "trainer.gradient_clip_val=1",
+            "trainer.accumulate_grad_batches=2",
+            "trainer.deterministic=true",
+            "trainer.limit_train_batches=3",
+            "model.padding_mode=circular",
+            "data=fashion_mnist_sample",
+            "trainer=cpu",
+        ],
+    )
+    def test_hold_what_decides_the_result(self, override):
+        assert name(override) != name()
+
+    def test_are_short_and_plain(self):
+        long = name(
+            "model=vgg", "model.blocks=[[1,4],[1,4]]", "model.lr=1e-7", "trainer=smoke", "init=kaiming", "seed=7"
+        )
+        assert len(long) <= 100
+        assert set(long) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+    def test_can_be_chosen(self):
+        assert name("run_name=mine") == "mine"
+
+
+def test_the_published_band_is_only_for_the_published_recipe():
+    assert band() == band("seed=5") == band("experiment=book/lenet", "callbacks=none") == [0.718, 0.737]
+    assert band("model=vgg") == [0.888, 0.896]
+    for other in ("trainer.max_epochs=9", "init=default", "trainer.precision=bf16-mixed", "model=vgg11"):
+        assert band(other) is None
+    assert band("experiment=book/lenet", "data.resize=32") is None
+
+
+def test_a_key_added_later_with_null_changes_no_hash(compose):
+    config = resolve(compose())
+    assert content_hash(config) == content_hash({**config, "added": None})
+    assert content_hash(config) != content_hash({**config, "added": 1})
+
+
+def test_differences_name_both_values(compose):
+    a, b = resolve(compose()), resolve(compose("seed=1", "run_name=x"))
+    assert differences(a, b) == {"seed": (0, 1), "data.seed": (0, 1)}
+
+
+def test_flatten_keeps_lists_and_empty_groups():
+    assert flatten({"a": {"b": [1, 2], "c": {}}, "d": None}) == {"a.b": [1, 2], "a.c": {}, "d": None}
+    assert json.dumps(flatten({"a": {"b": 1}})) == '{"a.b": 1}'
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.resize=abc", "data.resize must be a whole number from 1 to 2048, got 'abc'."),
+        ("data.resize=0", "data.resize must be a whole number from 1 to 2048, got 0."),
+        ("data.resize=1.5", "got 1.5"),
+        ("data.resize=true", "got True"),
+        ("data.resize=null", "got None"),
+        ("data.resize=[1,2]", r"got \[1, 2\]"),
+        ("model.lr=-1", "model.lr must be a number above 0, got -1."),
+        ("model.lr=nan", "model.lr must be a number above 0, got nan."),
+        ("model.padding_mode=reflex", "one of zeros, reflect, replicate, circular, got 'reflex'"),
+        ("data.augment=flip", "data.augment must be one of none, shift_flip, got 'flip'."),
+        ("trainer.limit_train_batches=2.0", "a share of them above 0.0 and up to 1.0, or null, got 2.0"),
+        ("trainer.devices=0", "trainer.devices must be auto, or a whole number of at least 1, got 0."),
+        ("channels_last=1", "channels_last must be true or false, got 1."),
+        ("run_name=a/b", "run_name must be 1 to 100 letters"),
+        ("run_name=..", "run_name must be 1 to 100 letters"),
+        ("+foo=1", "There is no key foo"),
+        ("+data.resiz=1", "There is no key data.resiz. Did you mean data.resize?"),
+        ("~data.resize", "data.resize has no value: do not remove it"),
+        ("data.dir=???", "data.dir has no value: set data.dir=VALUE."),
+        ("data.resize=${nope}", "data.resize: Interpolation key 'nope' not found"),
+        ("optimizer._target_=5", "optimizer._target_ must be a text such as 'torch.optim.SGD', got 5."),
+        ("callbacks.time_estimate=5", "callbacks.time_estimate holds several keys, got 5"),
+        ("callbacks.time_estimate.long_seconds=soon", "must be a whole number such as 300, got 'soon'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_rule(override, said):
+    with pytest.raises(ValueError, match=said):
+        name(override)
+
+
+@pytest.mark.parametrize("override", ["callbacks.progress=null", "callbacks.progress=false", "logger.tensorboard=null"])
+def test_watchers_can_be_switched_off_one_by_one(override):
+    assert name(override) == name()
+
+
+def test_a_typo_inside_an_experiment_file_is_found(tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    experiment = tmp_path / "experiment" / "mine.yaml"
+    with hydra_context():
+        path = ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"]
+        experiment.write_text("# @package _global_\nmodel:\n  lr: 0.2\n")
+        assert folder_name(root(*path)).startswith("lenet-lr0.2-")
+        experiment.write_text("# @package _global_\nmodel:\n  learning: 0.2\n")
+        with pytest.raises(ValueError, match=r"There is no key model.learning. Keys of model: name, lr"):
+            folder_name(root(*path))
+        experiment.write_text("# @package _global_\ndata:\n  batchsize: 3\n")
+        with pytest.raises(ValueError, match=r"There is no key data.batchsize. Did you mean data.batch_size?"):
+            folder_name(root(*path))

@@ -1,0 +1,84 @@
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import CONF, ROOT
+
+
+def test_help_shows_every_group_and_five_examples(run_script):
+    finished = run_script("train.py", "--help")
+    assert finished.returncode == 0
+    for group in (
+        "model",
+        "data",
+        "optimizer",
+        "schedule",
+        "init",
+        "trainer",
+        "callbacks",
+        "logger",
+        "experiment/book",
+    ):
+        choices = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        assert f"{group}: {choices}\n" in finished.stdout
+    assert len(re.findall(r"^  python scripts/train\.py", finished.stdout, re.MULTILINE)) == 5
+
+
+def test_cfg_job_prints_the_composed_configuration(run_script):
+    finished = run_script("train.py", "--cfg", "job", "model=vgg")
+    assert "lr: 0.01" in finished.stdout
+    assert "resize: ${model.image_size}" in finished.stdout
+
+
+def test_tab_completion_completes(run_script):
+    finished = run_script("train.py", "-sc", "query=bash", COMP_LINE="train.py model=v", COMP_POINT="16")
+    assert set(finished.stdout.split()) >= {"model=vgg", "model=vgg11"}
+
+
+def test_answers_that_need_no_torch_do_not_import_it():
+    program = (
+        f"import sys, runpy; sys.argv = ['train.py', 'data.resiz=1']\n"
+        f"try: runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')\n"
+        "except SystemExit as stop: print(stop.code, [m for m in ('torch', 'lightning') if m in sys.modules])"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.stdout.strip() == "1 []"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data.resiz=224"], "There is no key data.resiz. Did you mean data.resize?"),
+        (["epochs=3"], "There is no key epochs. Did you mean trainer.max_epochs?"),
+        (["model=vgg", "model.dropot=0.1"], "There is no key model.dropot. Did you mean model.dropout?"),
+        (["modell=vgg"], "There is no key modell. Did you mean model?"),
+        (["model=vggg"], "There is no model=vggg. Did you mean model=vgg? Choices: lenet, resnet18, vgg, vgg11."),
+        (["experiment=book/lennet"], "There is no experiment=book/lennet. Did you mean experiment=book/lenet?"),
+        (["data.resize", "28"], "'data.resize' is no override: write KEY=VALUE"),
+        (["model=5"], "write GROUP=CHOICE; --help lists them"),
+        (["data.resize=abc"], "data.resize must be a whole number from 1 to 2048, got 'abc'."),
+        (["+foo=1"], "There is no key foo."),
+    ],
+)
+def test_a_mistake_gets_one_message_and_no_traceback(run_script, tmp_path, arguments, said):
+    finished = run_script("train.py", *arguments)
+    assert finished.returncode == 1
+    assert said in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert len(finished.stderr.splitlines()) <= 3
+    assert not (tmp_path / "outputs" / "runs").exists()
+
+
+def test_the_traceback_is_there_for_who_asks(run_script):
+    finished = run_script("train.py", "data.resize=abc", HYDRA_FULL_ERROR="1")
+    assert finished.returncode != 0
+    assert "Traceback" in finished.stderr
+
+
+def test_outside_the_environment_one_line_says_how_to_enter_it(tmp_path):
+    command = [sys.executable, "-S", "-c", "import runpy; runpy.run_path('scripts/train.py', run_name='__main__')"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={})
+    assert finished.returncode == 1
+    assert finished.stderr.count("\n") == 1
+    assert ". .venv/bin/activate" in finished.stderr
