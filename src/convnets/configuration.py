@@ -271,7 +271,8 @@ def resolve(root: DictConfig) -> dict[str, Any]:
 
 def _compose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
     """Compose the application's configuration again, with other choices of groups and no overrides."""
-    overrides = [f"{group}={choice}" for group, choice in choices.items() if choice is not None]
+    search_path = [word for word in hydra_config.overrides.hydra if word.startswith("hydra.searchpath=")]
+    overrides = [*search_path, *(f"{group}={choice}" for group, choice in choices.items() if choice is not None)]
     loader = GlobalHydra.instance().config_loader()
     return loader.load_configuration(hydra_config.job.config_name, overrides, run_mode=RunMode.RUN)
 

@@ -1,0 +1,52 @@
+"""The README is right: its commands compose, its new network trains."""
+
+import re
+import shlex
+import sys
+import types
+
+import hydra
+import pytest
+from conftest import ROOT, hydra_context
+from omegaconf import OmegaConf
+
+from convnets.configuration import folder_name
+from convnets.training import train
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = sorted(set(re.findall(r"python scripts/train\.py((?: [\w.]+=[^\s`|]+)+)", README)))
+
+
+@pytest.mark.parametrize("overrides", [words for words in COMMANDS if "model=mlp" not in words])
+def test_commands_compose(overrides):
+    assert len(COMMANDS) >= 5
+    with hydra_context():
+        assert folder_name(hydra.compose("train", shlex.split(overrides), return_hydra_config=True))
+
+
+def test_paths_exist():
+    for path in re.findall(r"\]\((\.[\w./-]+)\)", README):
+        assert (ROOT / path).is_file()
+    for key in re.findall(r"^\| `([a-z_]+(?:\.[a-z_]+)?)`", README, re.MULTILINE):
+        with hydra_context():
+            config = hydra.compose("train", ["experiment=book/lenet"])
+        if key != "experiment" and "." not in key.replace("model.", "").replace("data.", ""):
+            assert OmegaConf.select(config, key, default="missing") != "missing" or (ROOT / "conf" / key).is_dir(), key
+
+
+def test_the_three_steps_to_a_new_network_work(tmp_path, monkeypatch, small):
+    code, yaml = (re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)[1] for language in ("python", "yaml"))
+    module = types.ModuleType("convnets.networks.mlp")
+    exec("\n".join(line.removeprefix("   ") for line in code.splitlines()), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    lines = [line.removeprefix("   ") for line in yaml.splitlines()]
+    (tmp_path / "conf" / "model" / "mlp.yaml").write_text("\n".join(lines))
+    search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    result = train(small(search, "model=mlp", "model.width=32"), tmp_path / "run")
+    assert result["metrics"]["train/loss"] < 3
+    with (
+        hydra_context(),
+        pytest.raises(ValueError, match=r"model\.width must be a whole number such as 256, got 'wide'"),
+    ):
+        folder_name(hydra.compose("train", [search, "model=mlp", "model.width=wide"], return_hydra_config=True))
