@@ -2,6 +2,19 @@
 
 from convnets.networks.lenet import LeNet
 from convnets.networks.resnet import Residual, ResNet, ResNet18
+from convnets.networks.resnext import ResNeXt18, ResNeXtBlock
+from convnets.networks.summary import as_table, summarize
 from convnets.networks.vgg import VGG, VGG11_BLOCKS
 
-__all__ = ["VGG", "VGG11_BLOCKS", "LeNet", "ResNet", "ResNet18", "Residual"]
+__all__ = [
+    "VGG",
+    "VGG11_BLOCKS",
+    "LeNet",
+    "ResNeXt18",
+    "ResNeXtBlock",
+    "ResNet",
+    "ResNet18",
+    "Residual",
+    "as_table",
+    "summarize",
+]

@@ -1,6 +1,6 @@
 """ResNet from residual blocks, as in Dive into Deep Learning 8.6."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class ResNet(nn.Sequential):
 
     Args:
         stages: (number of blocks, channels) of each stage; every stage but the first halves the image.
+        block: makes a residual block from (input channels, output channels, stride, padding mode).
 
     Raises:
         ValueError: the image is too small for the padding of the stem or of the last stage.
@@ -64,6 +65,7 @@ class ResNet(nn.Sequential):
         in_channels: int = 1,
         num_classes: int = 10,
         padding_mode: PaddingMode = "zeros",
+        block: Callable[[int, int, int, PaddingMode], nn.Module] = Residual,
     ) -> None:
         # A reflection is narrower than what it reflects, and a wrap no wider; the other paddings take any size.
         smallest = {"reflect": 2 ** (len(stages) + 1) + 1, "circular": 3}.get(padding_mode, 1)
@@ -82,9 +84,9 @@ class ResNet(nn.Sequential):
         bodies = []
         for index, (num_blocks, out_channels) in enumerate(stages):
             blocks = []
-            for block in range(num_blocks):
-                stride = 2 if index > 0 and block == 0 else 1
-                blocks.append(Residual(channels, out_channels, stride, padding_mode))
+            for position in range(num_blocks):
+                stride = 2 if index > 0 and position == 0 else 1
+                blocks.append(block(channels, out_channels, stride, padding_mode))
                 channels = out_channels
             bodies.append(nn.Sequential(*blocks))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
