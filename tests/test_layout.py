@@ -13,6 +13,7 @@ FLOORS = [
     {"callbacks"},
     {"building", "runs"},
     {"training"},
+    {"book"},
 ]
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")

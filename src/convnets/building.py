@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from convnets.callbacks import AtomicCheckpointIO, Checkpoints, FiniteLoss, History, StepRandomness
 from convnets.classifier import Classifier
 from convnets.configuration import ConfigurationError
+from convnets.networks import as_table, summarize
 
 
 def build_datamodule(config: DictConfig) -> Any:
@@ -52,6 +53,34 @@ def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
         num_classes=datamodule.num_classes,
     )
     return Classifier(network, _instantiate(config.optimizer), _build_schedule(config.schedule), config.channels_last)
+
+
+def describe_network(config: DictConfig, depth: int = 1) -> str:
+    """The layer summary of the configuration's network, down to `depth`; of a grouped one, with what grouping saves.
+
+    Raises:
+        ConfigurationError: the network does not take such images or options.
+    """
+    datamodule = build_datamodule(config)
+    with torch.device("meta"):
+        network = build_classifier(config, datamodule).network
+    lines = summarize(network, config.data.resize, datamodule.num_channels)
+    heading = f"{config.model.name}, {datamodule.num_channels}x{config.data.resize}x{config.data.resize} images"
+    text = f"{heading}\n{as_table(lines, config.data.batch_size, depth)}"
+    if "num_groups" not in config.model:
+        return text
+    ungrouped = OmegaConf.merge(config, {"model": {"num_groups": 1, "group_width": None}})
+    assert isinstance(ungrouped, DictConfig)
+    with torch.device("meta"):
+        dense = summarize(build_classifier(ungrouped, datamodule).network, config.data.resize, datamodule.num_channels)
+    saved = [
+        f"{what} {before:,} -> {after:,} ({before / after:.1f} times fewer)"
+        for what, before, after in (
+            ("parameters", dense[0].num_parameters, lines[0].num_parameters),
+            ("multiply-adds", dense[0].multiply_adds, lines[0].multiply_adds),
+        )
+    ]
+    return "\n".join([text, "", "what grouping saves beside the same network with one group:", *saved])
 
 
 def _build_schedule(config: DictConfig) -> Callable[[Optimizer, int], LRScheduler] | None:

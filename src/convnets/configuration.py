@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -330,25 +330,47 @@ def expected_band(config: Mapping[str, Any], hydra_config: DictConfig) -> list[f
     return published["expected"] if set(differences(config, published)) <= {"seed", "data.seed"} else None
 
 
-def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], Any]]:
-    """Decorate a task(config, run_dir) as a Hydra application whose errors are one message, without a traceback.
+def compose(config_dir: Path, config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, str]:
+    """Compose and check outside of a Hydra application: the resolved configuration, and the name of its run's folder.
 
-    HYDRA_FULL_ERROR=1 shows tracebacks; an error that no class of ours or Hydra's explains shows one in any case.
+    Raises:
+        ConfigurationError: see `check`.
     """
+    with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
+        root = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+        name, config = folder_name(root), resolve(root)
+        config["expected"] = expected_band(config, root.hydra)
+    return OmegaConf.create(config), name
+
+
+def wants_traceback() -> bool:
+    """Whether the user asks for tracebacks: HYDRA_FULL_ERROR=1."""
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+
+@contextmanager
+def errors_explained(
+    config_dir: Path, config_name: str, overrides: Sequence[str], with_traceback: bool
+) -> Iterator[None]:
+    """End the program with one message, where a class of ours or Hydra's explains the error.
+
+    Another error shows its traceback in any case.
+    """
+    try:
+        yield
+    except Exception as error:
+        message = None if with_traceback else explain(error, config_dir, config_name, overrides)
+        if message is None:
+            raise
+        print(message, file=sys.stderr)
+        sys.exit(1)
+
+
+def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], Any]]:
+    """Decorate a task(config, run_dir) as a Hydra application whose errors are explained."""
 
     def decorate(task: Callable[[DictConfig, Path], Any]) -> Callable[[], Any]:
-        wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-
-        @contextmanager
-        def explained() -> Iterator[None]:
-            try:
-                yield
-            except Exception as error:
-                message = None if wants_traceback else explain(error, config_dir, config_name)
-                if message is None:
-                    raise
-                print(message, file=sys.stderr)
-                sys.exit(1)
+        explained = functools.partial(errors_explained, config_dir, config_name, sys.argv[1:], wants_traceback())
 
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
@@ -359,8 +381,8 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
                 return task(OmegaConf.create(resolved), Path(hydra_config.runtime.output_dir))
 
         def run() -> Any:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
             with explained():
+                os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error and exits by itself
                 return hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(checked)()
 
         return run
@@ -368,7 +390,7 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
     return decorate
 
 
-def explain(error: BaseException, config_dir: Path, config_name: str) -> str | None:
+def explain(error: BaseException, config_dir: Path, config_name: str, overrides: Sequence[str]) -> str | None:
     """One message for what a user did; None for what only a traceback explains."""
     cause: BaseException | None = error
     while cause is not None:  # resolvers and Hydra wrap what they meet
@@ -387,9 +409,9 @@ def explain(error: BaseException, config_dir: Path, config_name: str) -> str | N
     if isinstance(error, ConfigCompositionException):
         unknown = error.__cause__
         if isinstance(unknown, (ConfigKeyError, ConfigAttributeError)) and unknown.full_key:
-            return unknown_key(unknown.full_key, _known_keys(config_dir, config_name))
+            return unknown_key(unknown.full_key, _known_keys(config_dir, config_name, overrides))
         if match := re.search(r"Could not (?:override|append to config).*?'([^']+)'", str(error)):
-            return unknown_key(match[1], _known_keys(config_dir, config_name))
+            return unknown_key(match[1], _known_keys(config_dir, config_name, overrides))
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is no override: write KEY=VALUE without spaces around the sign. ({error})"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -398,9 +420,9 @@ def explain(error: BaseException, config_dir: Path, config_name: str) -> str | N
     return None
 
 
-def _known_keys(config_dir: Path, config_name: str) -> dict[str, Any]:
+def _known_keys(config_dir: Path, config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Every key under the choices of groups on the command line."""
-    words = [word for word in sys.argv[1:] if re.fullmatch(r"[\w/]+=[\w/]+", word)]
+    words = [word for word in overrides if re.fullmatch(r"[\w/]+=[\w/]+", word)]
     choices = [word for word in words if (config_dir / word.replace("=", "/")).with_suffix(".yaml").is_file()]
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         composed = hydra.compose(config_name, overrides=choices)

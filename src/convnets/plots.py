@@ -3,10 +3,74 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib.ticker
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in print.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+
+
+def image_and_edges(image: Array, edges: Array) -> Figure:
+    """Draw an image (H, W) and its feature map (H', W') side by side, negative blue and positive orange."""
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.imshow(image, cmap="gray", vmin=0, vmax=1)
+    left.set_title("image (1: white)")
+    drawn = right.imshow(edges, cmap="PuOr_r", vmin=-1, vmax=1)
+    right.set_title("edges: kernel [1, -1]")
+    figure.colorbar(drawn, ax=right, ticks=[-1, 0, 1])
+    for axes in (left, right):
+        axes.set(xlabel="column", ylabel="row")
+    return figure
+
+
+def learning_curve(losses: Sequence[float], title: str) -> Figure:
+    """Draw a loss by the step, on a logarithmic scale."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o", markersize=4)
+    axes.set(title=title, xlabel="step", ylabel="sum of squared errors", yscale="log")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def filters(weights: Array, title: str) -> Figure:
+    """Draw kernels (n, h, w) beside each other on one colour scale, negative blue and positive orange."""
+    limit = float(abs(weights).max())
+    figure = Figure(figsize=(1.3 * len(weights) + 0.9, 1.9), layout="constrained")
+    panels = figure.subplots(1, len(weights), squeeze=False)[0]
+    for number, (axes, kernel) in enumerate(zip(panels, weights, strict=True), start=1):
+        drawn = axes.imshow(kernel, cmap="PuOr_r", vmin=-limit, vmax=limit)
+        axes.set(title=f"{number}", xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=panels, label="weight")
+    figure.suptitle(title)
+    return figure
+
+
+def feature_maps(layers: Sequence[tuple[str, Array]], title: str) -> Figure:
+    """Draw what each layer gives out, a layer a row: maps (channels, H, W) side by side, units (n,) as one strip.
+
+    Each row has its own grey scale, whose ends stand beside it.
+    """
+    num_columns = max(len(values) for _, values in layers if values.ndim == 3)
+    figure = Figure(figsize=(0.62 * num_columns + 2.6, 0.72 * len(layers) + 0.5), layout="constrained")
+    grid = figure.add_gridspec(len(layers), num_columns + 4)
+    for row, (name, values) in enumerate(layers):
+        label = figure.add_subplot(grid[row, :4])
+        label.axis("off")
+        label.text(0, 0.5, f"{name}\n{values.min():.2g} to {values.max():.2g}", va="center", fontsize=7)
+        limits = {"cmap": "gray", "vmin": values.min(), "vmax": values.max()}
+        panels = values if values.ndim == 3 else [values[None, :]]
+        for column, panel in enumerate(panels):
+            position = grid[row, column + 4] if values.ndim == 3 else grid[row, 4:]
+            axes = figure.add_subplot(position)
+            axes.imshow(panel, aspect="equal" if values.ndim == 3 else "auto", **limits)
+            axes.set(xticks=[], yticks=[])
+    figure.suptitle(title)
+    return figure
 
 
 def training_curves(rows: Sequence[Mapping[str, float]], title: str) -> Figure:

@@ -50,15 +50,17 @@ def train(config: DictConfig, run_dir: Path) -> dict[str, Any]:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     config = OmegaConf.create(plain)
     run = Run(run_dir)
-    _quieten_lightning()
-    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-        return _fit(config, run, *_build(config, run))  # rank 0 holds the folder, and started this process
-    with _logging_to(sys.stdout), run.locked():
-        if result := run.finished_result(plain):
-            log.info("This configuration has been trained already, so nothing was done. To repeat it: rm -r %s", run)
-        else:
-            result = _start(run, config, plain)
-        log.info("%s", _report(run, config, result))
+    with quieten_lightning():
+        if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+            return _fit(config, run, *_build(config, run))  # rank 0 holds the folder, and started this process
+        with _logging_to(sys.stdout), run.locked():
+            if result := run.finished_result(plain):
+                log.info(
+                    "This configuration has been trained already, so nothing was done. To repeat it: rm -r %s", run
+                )
+            else:
+                result = _start(run, config, plain)
+            log.info("%s", _report(run, config, result))
     return result
 
 
@@ -96,19 +98,15 @@ def _fit(
     config: DictConfig, run: Run, trainer: lightning.Trainer, datamodule: Any, classifier: Classifier
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    with warnings.catch_warnings():
-        # The images are in memory, and torch's tree API has moved on from Lightning's use of it.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")
-        trainer.fit(classifier, datamodule=datamodule)
-        rows = History.of(trainer).rows
-        chosen = rows[-1]
-        if config.data.holdout > 0:
-            checkpoints = Checkpoints.of(trainer)
-            chosen = rows[checkpoints.best_epoch - 1]
-            weights = torch.load(checkpoints.best_path, map_location="cpu", weights_only=True)["state_dict"]
-            classifier.load_state_dict(weights)
-            trainer.test(classifier, datamodule=datamodule, verbose=False)
+    trainer.fit(classifier, datamodule=datamodule)
+    rows = History.of(trainer).rows
+    chosen = rows[-1]
+    if config.data.holdout > 0:
+        checkpoints = Checkpoints.of(trainer)
+        chosen = rows[checkpoints.best_epoch - 1]
+        weights = torch.load(checkpoints.best_path, map_location="cpu", weights_only=True)["state_dict"]
+        classifier.load_state_dict(weights)
+        trainer.test(classifier, datamodule=datamodule, verbose=False)
     seconds = time.perf_counter() - started
     metrics = {name: value for name, value in chosen.items() if "/" in name}
     if config.data.holdout > 0:
@@ -201,10 +199,22 @@ def _git_commit() -> str | None:
         return None
 
 
-def _quieten_lightning() -> None:
-    """Leave out what Lightning tells everybody: the devices that are not there, and tips."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+@contextmanager
+def quieten_lightning() -> Iterator[None]:
+    """Leave out what Lightning tells everybody (absent devices, tips), and warnings of what is not so here."""
+    loggers = [logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # The images are in memory, and torch's tree API has moved on from Lightning's use of it.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class _TerminalHandler(logging.StreamHandler[Any]):

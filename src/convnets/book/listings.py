@@ -3,10 +3,14 @@
 Where the scanned notes contradict their own printed output, the printed output is the book's value.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import rich.box
+import rich.console
+import rich.table
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +59,25 @@ def listing(section: str, name: str, book: Any) -> Callable[[Callable[[], Any]],
         return compute
 
     return enter
+
+
+def as_table(listings: Sequence[Listing]) -> tuple[str, bool]:
+    """Format section, listing, the book's value, ours, and whether they are the same; and say whether all are."""
+    table = rich.table.Table("", "listing", "the book", "ours", "", box=rich.box.SIMPLE, expand=False)
+    differing = 0
+    for listing in listings:
+        ours, same = listing.ours, listing.same
+        differing += not same
+        table.add_row(listing.section, listing.name, _text(listing.book), _text(ours), "same" if same else "DIFFERENT")
+    console = rich.console.Console(width=max(100, rich.console.Console().width), highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    verdict = "all the same" if not differing else f"{differing} DIFFERENT"
+    return f"{captured.get()}{len(listings)} values: {verdict}", not differing
+
+
+def _text(value: Any) -> str:
+    return re.sub(r"\.0\b", "", str(value)).replace("'", "").replace("True", "yes").replace("False", "no")
 
 
 def counting(*shape: int, start: int = 0) -> Tensor:

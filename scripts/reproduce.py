@@ -1,0 +1,70 @@
+"""Reproduce the book: its printed values, its training results, its pictures."""
+
+import argparse
+import sys
+from pathlib import Path
+
+try:
+    from convnets.configuration import errors_explained, wants_traceback
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
+
+CONFIG_DIR = Path(__file__).parents[1] / "conf"
+RUNS_DIR, FIGURES_DIR = Path("outputs/runs"), Path("outputs/figures")
+RECIPES = ("lenet", "vgg", "resnet18")
+
+parser = argparse.ArgumentParser(
+    description=__doc__,
+    epilog="Exit code 0 only when every value is the book's and no recipe is below the book's range.",
+)
+parser.add_argument(
+    "what",
+    nargs="*",
+    help="sections (7.5), recipes (lenet, vgg, resnet18, all), changes to the recipes (trainer.precision=bf16-mixed); "
+    "by default every section's values",
+)
+parser.add_argument("--seeds", type=int, default=5, help="seeds to train each recipe with (5)")
+parser.add_argument("--figures", action="store_true", help="draw the pictures into outputs/figures")
+
+
+def main() -> int:
+    """Tell the parts of the command line apart, and do each."""
+    arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {arguments.seeds}")
+    overrides = [word for word in arguments.what if "=" in word]
+    words = [word for word in arguments.what if "=" not in word]
+    recipes = [recipe for recipe in RECIPES if recipe in words or "all" in words]
+    sections = [word for word in words if word not in (*RECIPES, "all")]
+    if overrides and not recipes:
+        parser.error(f"{overrides[0]} changes a recipe, and none is named: {', '.join(RECIPES)} or all")
+
+    good = True
+    with errors_explained(CONFIG_DIR, "train", overrides, wants_traceback()):
+        if sections or not (recipes or arguments.figures):
+            from convnets.book.listings import LISTINGS, as_table
+
+            known = sorted({listing.section for listing in LISTINGS})
+            if unknown := [section for section in sections if section not in known]:
+                parser.error(f"{unknown[0]} is no section or recipe: {', '.join([*known, *RECIPES, 'all'])}")
+            listings = [listing for listing in LISTINGS if not sections or listing.section in sections]
+            table, good = as_table(listings)
+            print(table)
+        if recipes:
+            from convnets.book.recipes import Plan
+
+            plans = [Plan(CONFIG_DIR, recipe, arguments.seeds, overrides, RUNS_DIR) for recipe in recipes]
+            for plan in plans:
+                print(plan.cost(), flush=True)
+            reproductions = [plan.carry_out() for plan in plans]
+            print(*reproductions, sep="\n")
+            good = good and all(reproduction.verdict != "below" for reproduction in reproductions)
+        if arguments.figures:
+            from convnets.book.figures import draw_all
+
+            print(*draw_all(CONFIG_DIR, RUNS_DIR, FIGURES_DIR), sep="\n")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Print what each layer of a network gives out and costs: python scripts/summarize.py model=vgg11 data.resize=224."""
+
+import argparse
+from pathlib import Path
+
+try:
+    from convnets.configuration import compose, errors_explained, wants_traceback
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
+
+CONFIG_DIR = Path(__file__).parents[1] / "conf"
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("overrides", nargs="*", help="as for train.py: model=..., data.resize=..., data.batch_size=...")
+parser.add_argument("--depth", type=int, default=1, help="2 opens blocks, 3 what is in them (1)")
+
+
+def main() -> None:
+    """Compose, build on no device, print."""
+    arguments = parser.parse_args()
+    with errors_explained(CONFIG_DIR, "train", arguments.overrides, wants_traceback()):
+        config, _ = compose(CONFIG_DIR, "train", arguments.overrides)
+
+        from convnets.building import describe_network
+
+        print(describe_network(config, arguments.depth))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The pictures of chapter 7, and the curves of the recipes."""
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from convnets import plots
+from convnets.book.listings import EDGE_KERNEL, edge_image
+from convnets.book.operations import corr2d, learn_kernel
+from convnets.book.recipes import RECIPES, finished_runs, read_rows
+from convnets.building import build_classifier, build_datamodule
+from convnets.data import FashionMNISTSampleDataModule
+from convnets.runs import Run
+
+SWEATER, COAT = 2, 4  # labels of "Pullover" and "Coat"
+
+
+def draw_all(config_dir: Path, runs_dir: Path, figures_dir: Path) -> list[str]:
+    """Write every figure that can be drawn as PNG and SVG; return a line for each that was drawn or is missing."""
+    figures_dir.mkdir(parents=True, exist_ok=True)
+    said: list[str] = []
+
+    def save(name: str, figure: Figure) -> None:
+        for suffix in ("png", "svg"):
+            figure.savefig(figures_dir / f"{name}.{suffix}", dpi=150)
+        said.append(f"drawn: {figures_dir / name}.png and .svg")
+
+    edges = corr2d(edge_image(), EDGE_KERNEL)
+    save("edges", plots.image_and_edges(edge_image().numpy(), edges.numpy()))
+    kernel, losses = learn_kernel(edge_image(), edges)
+    learned = ", ".join(f"{weight:.4f}" for weight in kernel.flatten().tolist())
+    save("learned-kernel", plots.learning_curve(losses, f"Learning the edge kernel: [{learned}] after 10 steps"))
+
+    for recipe in RECIPES:
+        run = next(finished_runs(config_dir, recipe, runs_dir), None)
+        if run is None:
+            what = "curves, filters and feature maps" if recipe == "lenet" else "curves"
+            said.append(
+                f"missing: {what} of {recipe}, for there is no finished run in {runs_dir}: "
+                f"python scripts/reproduce.py {recipe} --seeds 1"
+            )
+            continue
+        config = run.config()
+        precision = config["trainer"]["precision"]
+        title = f"{recipe}, seed {config['seed']}" + ("" if precision == "32-true" else f", {precision}")
+        save(f"{recipe}-curves", plots.training_curves(read_rows(run), title))
+        if recipe == "lenet":
+            for name, figure in _lenet_pictures(run, title):
+                save(name, figure)
+    return said
+
+
+def _lenet_pictures(run: Run, title: str) -> list[tuple[str, Figure]]:
+    config = OmegaConf.create(run.config())
+    network = build_classifier(config, build_datamodule(config)).network.eval()
+    network.load_state_dict(safetensors.torch.load_file(run.path / "weights.safetensors"))
+    first = network.get_submodule("0")
+    assert isinstance(first, torch.nn.Conv2d)
+    pictures = [
+        ("lenet-filters", plots.filters(first.weight.detach().squeeze(1).numpy(), f"First layer, 5x5 ({title})"))
+    ]
+    sample = FashionMNISTSampleDataModule()
+    images, labels = sample.read_split("test")
+    for label, name in ((SWEATER, "sweater"), (COAT, "coat")):
+        image = images[labels == label][:1]
+        values = sample.on_after_batch_transfer((image, labels), 0)[0]
+        layers = [("image", values[0].numpy())]
+        with torch.inference_mode():
+            for layer in network.children():
+                values = layer(values)
+                layers.append((type(layer).__name__, values[0].numpy()))
+        prediction = sample.class_names[int(values.argmax())]
+        heading = f"A {name} ({sample.class_names[label]}) through {title}: taken for {prediction}"
+        pictures.append((f"lenet-feature-maps-{name}", plots.feature_maps(layers, heading)))
+    return pictures
