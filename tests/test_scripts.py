@@ -82,3 +82,43 @@ def test_outside_the_environment_one_line_says_how_to_enter_it(tmp_path):
     assert finished.returncode == 1
     assert finished.stderr.count("\n") == 1
     assert ". .venv/bin/activate" in finished.stderr
+
+
+def test_the_layer_summary_takes_any_model_and_size(run_script):
+    finished = run_script("summarize.py", "model=vgg11", "data.resize=224")
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"^Sequential +512x7x7 ", finished.stdout, re.MULTILINE)
+    assert re.search(r"^total +128,806,154 +7,547,232,256 ", finished.stdout, re.MULTILINE)
+
+
+def test_the_summary_of_a_grouped_network_says_what_grouping_saves(run_script):
+    finished = run_script("summarize.py", "model=resnext18", "--depth", "2")
+    assert "parameters 7,687,946 -> 1,616,906 (4.8 times fewer)" in finished.stdout
+    assert "multiply-adds 225,465,344 -> 60,904,448 (3.7 times fewer)" in finished.stdout
+    assert "  ResNeXtBlock" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        (
+            "summarize.py",
+            ["model=vgg", "data.resize=16"],
+            "VGG with 5 pooling blocks needs images of at least 32 pixels",
+        ),
+        ("summarize.py", ["data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
+        ("reproduce.py", ["7.9"], "7.9 is no section or recipe: 7.1, 7.2"),
+        ("reproduce.py", ["lenet", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (
+            "reproduce.py",
+            ["data.resize=3"],
+            "data.resize=3 changes a recipe, and none is named: lenet, vgg, resnet18 or all",
+        ),
+        ("reproduce.py", ["lenet", "data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
+    ],
+)
+def test_mistakes_with_the_other_scripts_get_one_message(run_script, script, arguments, said):
+    finished = run_script(script, *arguments)
+    assert finished.returncode != 0
+    assert said in finished.stderr
+    assert "Traceback" not in finished.stderr

@@ -14,7 +14,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 def image_and_edges(image: Array, edges: Array) -> Figure:
-    """Draw an image (H, W) and its feature map (H', W') side by side, negative blue and positive orange."""
+    """Draw an image (H, W) and its feature map (H', W') side by side, negative purple and positive orange."""
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.imshow(image, cmap="gray", vmin=0, vmax=1)
@@ -38,7 +38,7 @@ def learning_curve(losses: Sequence[float], title: str) -> Figure:
 
 
 def filters(weights: Array, title: str) -> Figure:
-    """Draw kernels (n, h, w) beside each other on one colour scale, negative blue and positive orange."""
+    """Draw kernels (n, h, w) beside each other on one colour scale, negative purple and positive orange."""
     limit = float(abs(weights).max())
     figure = Figure(figsize=(1.3 * len(weights) + 0.9, 1.9), layout="constrained")
     panels = figure.subplots(1, len(weights), squeeze=False)[0]
@@ -50,10 +50,10 @@ def filters(weights: Array, title: str) -> Figure:
     return figure
 
 
-def feature_maps(layers: Sequence[tuple[str, Array]], title: str) -> Figure:
+def feature_maps(layers: Sequence[tuple[str, Array]], class_names: Sequence[str], title: str) -> Figure:
     """Draw what each layer gives out, a layer a row: maps (channels, H, W) side by side, units (n,) as one strip.
 
-    Each row has its own grey scale, whose ends stand beside it.
+    Each row has its own grey scale, whose ends stand beside it. The last row are the scores of the classes.
     """
     num_columns = max(len(values) for _, values in layers if values.ndim == 3)
     figure = Figure(figsize=(0.62 * num_columns + 2.6, 0.72 * len(layers) + 0.5), layout="constrained")
@@ -69,6 +69,7 @@ def feature_maps(layers: Sequence[tuple[str, Array]], title: str) -> Figure:
             axes = figure.add_subplot(position)
             axes.imshow(panel, aspect="equal" if values.ndim == 3 else "auto", **limits)
             axes.set(xticks=[], yticks=[])
+    axes.set_xticks(range(len(class_names)), class_names, fontsize=7)
     figure.suptitle(title)
     return figure
 

@@ -74,5 +74,5 @@ def _lenet_pictures(run: Run, title: str) -> list[tuple[str, Figure]]:
                 layers.append((type(layer).__name__, values[0].numpy()))
         prediction = sample.class_names[int(values.argmax())]
         heading = f"A {name} ({sample.class_names[label]}) through {title}: taken for {prediction}"
-        pictures.append((f"lenet-feature-maps-{name}", plots.feature_maps(layers, heading)))
+        pictures.append((f"lenet-feature-maps-{name}", plots.feature_maps(layers, sample.class_names, heading)))
     return pictures

@@ -1,0 +1,122 @@
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import CONF
+
+from convnets.book import figures, recipes
+from convnets.book.recipes import Plan, Reproduction, finished_runs, measured_seconds
+from convnets.configuration import ConfigurationError, compose
+from convnets.runs import Run
+from convnets.training import train
+
+QUICK = [
+    "data=fashion_mnist_sample",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=2",
+    "logger=none",
+]
+
+
+def test_a_plan_trains_what_is_missing_and_only_that(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "measured_seconds", lambda config: 7.0)
+    plan = Plan(CONF, "lenet", 2, QUICK, tmp_path)
+    assert "2 runs, 0 already in" in plan.cost()
+    assert "training the other 2 takes about 14.0 s" in plan.cost()
+    first = plan.carry_out()
+    assert len(first.accuracies) == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+    more = Plan(CONF, "lenet", 3, QUICK, tmp_path)
+    assert "3 runs, 2 already in" in more.cost()
+    assert [config.seed for _, config in more.missing] == [2]
+    trained = []
+    monkeypatch.setattr(recipes, "train", lambda config, path: (trained.append(config.seed), train(config, path))[1])
+    assert more.carry_out().accuracies[:2] == first.accuracies
+    assert trained == [2]
+    assert "nothing to train" in more.cost()
+
+
+def test_the_published_range_stands_also_where_the_recipe_is_changed():
+    plan = Plan(CONF, "resnet18", 1, ["trainer.precision=bf16-mixed"], CONF)
+    assert plan.published == (0.899, 0.919)
+    assert plan.recipe == "resnet18 trainer.precision=bf16-mixed"
+
+
+def test_a_wrong_change_is_refused():
+    with pytest.raises(ConfigurationError, match=r"model\.lr must be a number above 0, got -1"):
+        Plan(CONF, "lenet", 1, ["model.lr=-1"], CONF)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"), [((0.717, 0.718), "below"), ((0.72, 0.73), "inside"), ((0.737, 0.739), "above")]
+)
+def test_the_verdict_is_the_means(accuracies, verdict):
+    reproduction = Reproduction("lenet", accuracies, (0.718, 0.737), 61.0)
+    assert reproduction.verdict == verdict
+    assert f"mean ± sd of 2 seeds; the book: 0.718 to 0.737; {verdict}; 1 min 01 s" in str(reproduction)
+
+
+def test_one_seed_has_no_spread():
+    assert "±" not in str(Reproduction("lenet", (0.73,), (0.718, 0.737), 61.0))
+    assert "mean of 1 seed;" in str(Reproduction("lenet", (0.73,), (0.718, 0.737), 61.0))
+
+
+def test_the_cost_of_a_run_is_measured():
+    config, _ = compose(CONF, "train", ["model=lenet", "trainer=cpu"])
+    one = measured_seconds(config)
+    assert 1 < one < 1000
+    config.trainer.max_epochs = 100
+    assert measured_seconds(config) > 2 * one
+
+
+def book_run(folder, recipe="lenet", *overrides):
+    """A folder that says it is a finished run of the recipe, with weights of the right shapes."""
+    config, name = compose(CONF, "train", [f"experiment=book/{recipe}", *overrides])
+    run = Run(folder / name)
+    trained, _ = compose(CONF, "train", [*QUICK, "callbacks=none"])
+    if not (folder / "trained").exists():
+        train(trained, folder / "trained")
+    shutil.copytree(folder / "trained", run.path)
+    run.start({str(key): value for key, value in config.items()})
+    return run
+
+
+def test_finished_runs_are_those_of_the_recipe(tmp_path):
+    run = book_run(tmp_path, "lenet", "seed=4")
+    other = book_run(tmp_path, "lenet", "trainer.precision=bf16-mixed")
+    book_run(tmp_path, "lenet", "model.lr=0.2")
+    assert {found.path for found in finished_runs(CONF, "lenet", tmp_path)} == {run.path, other.path}
+    assert not list(finished_runs(CONF, "vgg", tmp_path))
+
+
+def test_figures_are_drawn_from_what_is_there_and_the_rest_is_named(tmp_path):
+    said = figures.draw_all(CONF, tmp_path / "runs", tmp_path / "figures")
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "edges.png", "edges.svg", "learned-kernel.png", "learned-kernel.svg",
+    }  # fmt: skip
+    missing = [line for line in said if line.startswith("missing")]
+    assert len(missing) == 3
+    assert "missing: curves, filters and feature maps of lenet" in missing[0]
+    assert "python scripts/reproduce.py lenet --seeds 1" in missing[0]
+
+    (tmp_path / "runs").mkdir()
+    book_run(tmp_path / "runs")
+    said = figures.draw_all(CONF, tmp_path / "runs", tmp_path / "figures")
+    drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert drawn == {
+        "edges", "learned-kernel", "lenet-curves", "lenet-filters", "lenet-feature-maps-sweater",
+        "lenet-feature-maps-coat",
+    }  # fmt: skip
+    assert len([line for line in said if line.startswith("missing")]) == 2
+
+
+def test_filters_are_the_runs_own(tmp_path):
+    (tmp_path / "runs").mkdir()
+    run = book_run(tmp_path / "runs")
+    pictures = dict(figures._lenet_pictures(run, "lenet"))
+    weights = safetensors.torch.load_file(run.path / "weights.safetensors")["0.weight"]
+    panels = [axes.images[0].get_array() for axes in pictures["lenet-filters"].axes[:6]]
+    assert all(torch.equal(torch.tensor(panel.data), weights[number, 0]) for number, panel in enumerate(panels))
