@@ -11,7 +11,7 @@ except ModuleNotFoundError as error:
 
 CONFIG_DIR = Path(__file__).parents[1] / "conf"
 RUNS_DIR, FIGURES_DIR = Path("outputs/runs"), Path("outputs/figures")
-RECIPES = ("lenet", "vgg", "resnet18")
+RECIPES = ("lenet", "vgg", "resnet18")  # of conf/experiment/book
 
 parser = argparse.ArgumentParser(
     description=__doc__,
@@ -62,7 +62,7 @@ def main() -> int:
         if arguments.figures:
             from convnets.book.figures import draw_all
 
-            print(*draw_all(CONFIG_DIR, RUNS_DIR, FIGURES_DIR), sep="\n")
+            print(*draw_all(CONFIG_DIR, RECIPES, RUNS_DIR, FIGURES_DIR), sep="\n")
     return 0 if good else 1
 
 

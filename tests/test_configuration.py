@@ -148,6 +148,17 @@ def test_the_published_band_is_only_for_the_published_recipe():
     assert band("experiment=book/lenet", "data.resize=32") is None
 
 
+@pytest.mark.parametrize("trainer", ["cpu", "gpu", "ddp"])
+def test_the_published_band_does_not_depend_on_the_device(trainer):
+    assert band(f"trainer={trainer}") == [0.718, 0.737]
+
+
+def test_batch_statistics_are_shared_where_devices_are(compose):
+    assert compose("trainer.devices=2").trainer.sync_batchnorm is True
+    assert compose("trainer=ddp").trainer.sync_batchnorm is True
+    assert compose().trainer.sync_batchnorm is False
+
+
 def test_a_key_added_later_with_null_changes_no_hash(compose):
     config = resolve(compose())
     assert content_hash(config) == content_hash({**config, "added": None})
@@ -179,6 +190,9 @@ def test_flatten_keeps_lists_and_empty_groups():
         ("data.augment=flip", "data.augment must be one of none, shift_flip, got 'flip'."),
         ("trainer.limit_train_batches=2.0", "a share of them above 0.0 and up to 1.0, or null, got 2.0"),
         ("trainer.devices=0", "trainer.devices must be auto, or a whole number of at least 1, got 0."),
+        ("trainer.strategy=dpp", "trainer.strategy must be one of auto, ddp, "),
+        ("trainer.precision=bf16-true", "one of 32-true, bf16-mixed, 16-mixed, got 'bf16-true'"),
+        ("run_name=1e5", "run_name must be 1 to 100 letters"),
         ("channels_last=1", "channels_last must be true or false, got 1."),
         ("run_name=a/b", "run_name must be 1 to 100 letters"),
         ("run_name=..", "run_name must be 1 to 100 letters"),

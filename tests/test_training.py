@@ -76,7 +76,7 @@ def test_a_finished_run_is_reported_and_not_repeated(small, tmp_path, capsys):
     again = train(small("callbacks=default"), tmp_path / "run")  # what only watches is no other configuration
     assert again == first
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert "trained already, so nothing was done. To repeat it: rm -r" in capsys.readouterr().out
+    assert "trained already: nothing was done. To repeat it: rm -r" in capsys.readouterr().out
 
 
 def test_a_folder_of_another_configuration_is_refused_with_the_differences(small, tmp_path):
@@ -163,7 +163,7 @@ def test_with_a_holdout_the_best_epoch_is_kept_and_the_test_split_read_once_at_t
     assert result["validated_on"] == "holdout"
     assert set(result["metrics"]) >= {"test/loss", "test/accuracy"}
     assert loaders.index("test_dataloader") == len(loaders) - 1
-    assert "the test split was read only now" in capsys.readouterr().out
+    assert "the test split was evaluated only now" in capsys.readouterr().out
 
 
 def test_without_a_holdout_the_last_epoch_is_said_to_be_reported(small, tmp_path, capsys):
@@ -199,7 +199,47 @@ def test_ranks_share_the_recipe_of_one_process(run_script, tmp_path):
     assert (one / "metrics.csv").read_text().count("\n") == (two / "metrics.csv").read_text().count("\n") == 3
 
 
-def test_ctrl_c_marks_the_run_interrupted(tmp_path):
+def test_ranks_agree_on_the_best_epoch_and_the_test_metrics(run_script, tmp_path):
+    arguments = ("data.holdout=100", "trainer.max_epochs=2", "trainer=ddp", "trainer.devices=2", "run_name=two")
+    finished = run_script("train.py", *QUICK, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    metrics = Run(tmp_path / "outputs" / "runs" / "two").result()["metrics"]
+    assert metrics["test/accuracy"] * 200 == pytest.approx(round(metrics["test/accuracy"] * 200))  # each image once
+    assert metrics["val/accuracy"] * 100 == pytest.approx(round(metrics["val/accuracy"] * 100))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "trainer.limit_train_batches=0.0001",
+            r"trainer\.limit_train_batches=0\.0001 of 8 batches is none: set it to 0\.125",
+        ),
+        ("trainer.precision=16-mixed", r"trainer\.precision=16-mixed needs a GPU"),
+    ],
+)
+def test_what_the_machine_or_the_data_cannot_do_is_refused_before_the_start(small, tmp_path, override, said):
+    with pytest.raises(ConfigurationError, match=said):
+        train(small(override), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_off_start_is_forgotten_and_a_broken_off_end_finished(small, tmp_path):
+    run = Run(tmp_path / "run")
+    config = small("checkpoint.keep=true")
+    with run.locked():
+        run.start({str(key): value for key, value in config.items()})
+        run.set_status("failed", error="before the first epoch")
+    result = train(config, run.path)
+    assert "error" not in run.status()
+    run.set_status("running")  # as if killed right after result.json
+    assert train(small("checkpoint.keep=false"), run.path) == result
+    assert run.status()["state"] == "done"
+    assert not (run.path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_marks_the_run_interrupted(tmp_path, sent, code):
     arguments = [*QUICK, "trainer.max_epochs=100000", "run_name=long", "trainer=cpu"]
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -207,9 +247,9 @@ def test_ctrl_c_marks_the_run_interrupted(tmp_path):
     deadline = time.monotonic() + 60
     while run.status().get("epoch", 0) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Interrupted: outputs/runs/long keeps what there is" in out
     assert "Traceback" not in err
     assert run.status()["state"] == "interrupted"

@@ -1,5 +1,6 @@
 """From a resolved configuration to a datamodule, a classifier and a trainer; the only caller of `instantiate`."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -35,7 +37,13 @@ def load_images(datamodule: Any, trainer: lightning.Trainer) -> None:
     datamodule.trainer = trainer
     with refusals_explained():
         datamodule.setup()
-        datamodule.train_dataloader()
+        for split, limit in (("train", trainer.limit_train_batches), ("val", trainer.limit_val_batches)):
+            num_batches = len(getattr(datamodule, f"{split}_dataloader")())
+            if isinstance(limit, float) and int(limit * num_batches) == 0:
+                raise ValueError(
+                    f"trainer.limit_{split}_batches={limit} of {num_batches} batches is none: set it to "
+                    f"{1 / num_batches:.3g} or more, or to a whole number."
+                )
 
 
 def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
@@ -103,6 +111,8 @@ def build_trainer(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[C
     if options["devices"] == "auto" and not on_gpu:
         options["devices"] = 2 if options["strategy"] == "ddp" else 1
     options["sync_batchnorm"] = options["sync_batchnorm"] and on_gpu  # torch has it for GPUs only
+    if options["precision"] == "16-mixed" and not on_gpu:
+        raise ConfigurationError("trainer.precision=16-mixed needs a GPU: set bf16-mixed or 32-true.")
     init = [] if config.init._target_ is None else [_instantiate(config.init)]
     callbacks = [
         *init,
@@ -113,7 +123,8 @@ def build_trainer(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[C
         *_build_switchable(config.callbacks),
         Checkpoints(run_dir / "checkpoints", keep_best=config.data.holdout > 0),
     ]
-    return lightning.Trainer(
+    build = functools.partial(
+        lightning.Trainer,
         **options,
         callbacks=callbacks,
         logger=_build_switchable(config.logger, save_dir=str(run_dir)),
@@ -125,6 +136,8 @@ def build_trainer(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[C
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # ours shards the batches itself
     )
+    with refusals_explained():
+        return build()
 
 
 def _uses_gpu(accelerator: str) -> bool:
@@ -155,5 +168,5 @@ def refusals_explained() -> Iterator[None]:
         if isinstance(error.__cause__, (ValueError, TypeError)):
             raise ConfigurationError(str(error.__cause__)) from error
         raise
-    except ValueError as error:
+    except (ValueError, MisconfigurationException) as error:
         raise ConfigurationError(str(error)) from error

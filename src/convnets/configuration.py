@@ -72,7 +72,7 @@ FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
 FOLDER_NAME = Rule(
     "1 to 100 letters, digits, dots, dashes and underscores, the first no dot",
-    lambda v: re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", str(v)) is not None and not isinstance(v, (list, dict)),
+    lambda v: re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", str(v)) is not None and isinstance(v, (str, int)),
 )
 BATCH_LIMIT = Rule(
     "a whole number of batches of at least 1, or a share of them above 0.0 and up to 1.0",
@@ -119,8 +119,8 @@ RULES: Mapping[str, Rule] = {
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": DEVICES,
     "trainer.num_nodes": whole(1),
-    "trainer.strategy": TEXT,
-    "trainer.precision": one_of("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"),
+    "trainer.strategy": one_of("auto", "ddp", "ddp_find_unused_parameters_true"),
+    "trainer.precision": one_of("32-true", "bf16-mixed", "16-mixed"),
     "trainer.max_epochs": whole(1),
     "trainer.limit_train_batches": optional(BATCH_LIMIT),
     "trainer.limit_val_batches": optional(BATCH_LIMIT),
@@ -142,6 +142,11 @@ NOT_CONTENT = (
     "model.name",
     "model.image_size",
 )
+# What may differ between runs of one recipe: the seed, and what it runs on.
+NOT_RECIPE = {
+    *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    "trainer.sync_batchnorm",
+}
 GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
 SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
 
@@ -314,10 +319,11 @@ def _run_folder(*, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+OmegaConf.register_new_resolver("several", lambda devices: devices != 1, replace=True)
 
 
 def expected_band(config: Mapping[str, Any], hydra_config: DictConfig) -> list[float] | None:
-    """The published accuracy of this very recipe, whatever its seed: the chosen experiment's, or the book's.
+    """The published accuracy of this very recipe, whatever its seed and device: the chosen experiment's, or the book's.
 
     None where the configuration differs from the experiment in anything else, so that nothing is compared with a
     result of another recipe.
@@ -327,7 +333,7 @@ def expected_band(config: Mapping[str, Any], hydra_config: DictConfig) -> list[f
         published = resolve(_compose(hydra_config, {"experiment": experiment}))
     except MissingConfigException:
         return None
-    return published["expected"] if set(differences(config, published)) <= {"seed", "data.seed"} else None
+    return published["expected"] if set(differences(config, published)) <= NOT_RECIPE else None
 
 
 def compose(config_dir: Path, config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, str]:
@@ -364,6 +370,9 @@ def errors_explained(
             raise
         print(message, file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
 
 
 def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], Any]]:
@@ -372,8 +381,11 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
     def decorate(task: Callable[[DictConfig, Path], Any]) -> Callable[[], Any]:
         explained = functools.partial(errors_explained, config_dir, config_name, sys.argv[1:], wants_traceback())
 
+        users_wish = os.environ.get("HYDRA_FULL_ERROR", "0")
+
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
+            os.environ["HYDRA_FULL_ERROR"] = users_wish  # processes started from here inherit it
             with explained():  # here too, or Hydra adds a line of its own
                 resolved = resolve(config)
                 hydra_config: Any = HydraConfig.get()
@@ -405,7 +417,10 @@ def explain(error: BaseException, config_dir: Path, config_name: str, overrides:
         hint = f" Did you mean {group}={nearest[0]}?" if nearest else ""
         return f"There is no {group}={choice}.{hint} Choices: {', '.join(choices)}."
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):  # of Hydra, for model=5
-        return f"{error}: write GROUP=CHOICE; --help lists them."
+        groups = [word for word in overrides if (config_dir / word.partition("=")[0]).is_dir()]
+        return f"{' '.join(groups)}: a group takes the name of one of its choices, which --help lists."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}."
     if isinstance(error, ConfigCompositionException):
         unknown = error.__cause__
         if isinstance(unknown, (ConfigKeyError, ConfigAttributeError)) and unknown.full_key:

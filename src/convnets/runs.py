@@ -46,7 +46,8 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("w")
+            lock = self.path / ".lock"
+            file = lock.open("w")
         except OSError as error:
             raise RunFolderError(
                 f"{self} cannot be written: {error.strerror}. Choose another with hydra.run.dir."
@@ -54,7 +55,9 @@ class Run:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                    raise BlockingIOError  # who held it has removed the folder since
+            except (BlockingIOError, FileNotFoundError):
                 raise RunFolderError(
                     f"{self} is in use by {self._holder()}: wait for it, or set run_name=NAME."
                 ) from None
@@ -112,12 +115,15 @@ class Run:
         """Write config.yaml, and a status that says so."""
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.set_status("running", pid=os.getpid(), host=socket.gethostname(), started=now, epoch=0)
+        host = socket.gethostname()
+        self._write_status({"state": "running", "pid": os.getpid(), "host": host, "started": now, "epoch": 0})
 
     def set_status(self, state: str, **values: Any) -> None:
         """Change status.json: running, done, failed or interrupted."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        status = {**self.status(), "state": state, **values, "updated": now}
+        self._write_status({**self.status(), "state": state, **values})
+
+    def _write_status(self, status: dict[str, Any]) -> None:
+        status["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
         write_atomically(self.path / "status.json", json.dumps(status, indent=2) + "\n")
 
     def save_weights(self, network: nn.Module) -> None:
@@ -125,10 +131,14 @@ class Run:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         write_atomically(self.path / "weights.safetensors", safetensors.torch.save(weights))
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, and a status that says so."""
-        write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
-        self.set_status("done")
+    def finish(self, result: Mapping[str, Any], keep_checkpoints: bool) -> None:
+        """Write result.json, then a status that says so, then remove the checkpoints; go on where that was cut off."""
+        if not self.result():
+            write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        if self.status().get("state") != "done":
+            self.set_status("done")
+        if not keep_checkpoints:
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
 def _state(status: Mapping[str, Any]) -> str:

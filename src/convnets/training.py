@@ -3,9 +3,12 @@
 import logging
 import platform
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ from typing import Any, TextIO
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -55,13 +59,11 @@ def train(config: DictConfig, run_dir: Path) -> dict[str, Any]:
             return _fit(config, run, *_build(config, run))  # rank 0 holds the folder, and started this process
         with _logging_to(sys.stdout), run.locked():
             if result := run.finished_result(plain):
-                log.info(
-                    "This configuration has been trained already, so nothing was done. To repeat it: rm -r %s", run
-                )
-            else:
-                result = _start(run, config, plain)
-            log.info("%s", _report(run, config, result))
-    return result
+                run.finish(result, config.checkpoint.keep)
+                log.info("This configuration has been trained already: nothing was done. To repeat it: rm -r %s", run)
+                log.info("%s", _report(run, config, result))
+                return result
+            return _start(run, config, plain)
 
 
 def _start(run: Run, config: DictConfig, plain: dict[str, Any]) -> dict[str, Any]:
@@ -74,17 +76,21 @@ def _start(run: Run, config: DictConfig, plain: dict[str, Any]) -> dict[str, Any
         try:
             result = _fit(config, run, trainer, datamodule, classifier)
         except BaseException as error:
-            # Lightning turns Ctrl-C into exit code 1.
+            # Lightning turns Ctrl-C into exit code 1, and SIGTERM into 0.
             if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-                run.set_status("interrupted")
-                log.warning("Interrupted: %s keeps what there is, and is marked so.", run)
-                sys.exit(130)
-            run.set_status("failed", error=f"{type(error).__name__}: {error}")
-            log.error("Failed: %s keeps what there is, and is marked so.", run)
-            raise
-    run.finish(result)
-    if not config.checkpoint.keep:
-        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+                code = 128 + signal.SIGINT
+            elif isinstance(error, SIGTERMException):
+                code = 128 + signal.SIGTERM
+            else:
+                run.set_status("failed", error=f"{type(error).__name__}: {error}")
+                log.error("Failed: %s keeps what there is, and is marked so.", run)
+                traceback.print_exc(file=file)
+                raise
+            run.set_status("interrupted")
+            log.warning("Interrupted: %s keeps what there is, and is marked so.", run)
+            sys.exit(code)
+        run.finish(result, config.checkpoint.keep)
+        log.info("%s", _report(run, config, result))
     return result
 
 
@@ -110,7 +116,7 @@ def _fit(
     seconds = time.perf_counter() - started
     metrics = {name: value for name, value in chosen.items() if "/" in name}
     if config.data.holdout > 0:
-        metrics |= classifier.metrics("test")
+        metrics |= History.of(trainer).test_metrics
     if not trainer.is_global_zero:
         return {}
     (run.path / "hparams.yaml").unlink(missing_ok=True)  # TensorBoardLogger's, and always empty: config.yaml has it all
@@ -123,10 +129,10 @@ def _fit(
         "validated_on": "test split" if datamodule.validates_on_test_split else "holdout",
         "seconds": round(seconds, 3),
         "train_seconds": round(sum(row["train_seconds"] for row in rows), 3),
-        "images_per_second": round(sorted(row["images_per_second"] for row in rows)[len(rows) // 2], 1),
+        "images_per_second": round(statistics.median(row["images_per_second"] for row in rows), 1),
         "config_hash": content_hash(OmegaConf.to_container(config)),  # type: ignore[arg-type]
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": _device_name(classifier, trainer),
+        "device": _device_name(trainer),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES_THAT_MATTER}},
         "git_commit": _git_commit(),
     }
@@ -172,7 +178,7 @@ def _report(run: Run, config: DictConfig, result: dict[str, Any]) -> str:
     lines.append(f"  val loss       {metrics['val/loss']:.4f}")
     if "test/accuracy" in metrics:
         lines.append(
-            f"  test accuracy  {metrics['test/accuracy']:.4f}  the same weights; the test split was read only now"
+            f"  test accuracy  {metrics['test/accuracy']:.4f}  the same weights; the test split was evaluated only now"
         )
     return "\n".join([*lines, f"  run folder     {run}", f"  dashboard      {_tensorboard()} --logdir outputs"])
 
@@ -185,7 +191,7 @@ def _tensorboard() -> str:
     return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
 
 
-def _device_name(classifier: Classifier, trainer: lightning.Trainer) -> str:
+def _device_name(trainer: lightning.Trainer) -> str:
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"

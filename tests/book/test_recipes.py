@@ -93,7 +93,7 @@ def test_finished_runs_are_those_of_the_recipe(tmp_path):
 
 
 def test_figures_are_drawn_from_what_is_there_and_the_rest_is_named(tmp_path):
-    said = figures.draw_all(CONF, tmp_path / "runs", tmp_path / "figures")
+    said = figures.draw_all(CONF, ("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "edges.png", "edges.svg", "learned-kernel.png", "learned-kernel.svg",
     }  # fmt: skip
@@ -104,7 +104,7 @@ def test_figures_are_drawn_from_what_is_there_and_the_rest_is_named(tmp_path):
 
     (tmp_path / "runs").mkdir()
     book_run(tmp_path / "runs")
-    said = figures.draw_all(CONF, tmp_path / "runs", tmp_path / "figures")
+    said = figures.draw_all(CONF, ("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert drawn == {
         "edges", "learned-kernel", "lenet-curves", "lenet-filters", "lenet-feature-maps-sweater",

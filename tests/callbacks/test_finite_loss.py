@@ -29,6 +29,9 @@ def test_a_diverged_training_is_stopped_marked_and_keeps_the_last_good_checkpoin
     assert checkpoint["epoch"] == 0
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
     assert not (tmp_path / "result.json").exists()
+    log = (tmp_path / "train.log").read_text()
+    assert "Traceback" in log
+    assert "NonFiniteLossError" in log
 
 
 def test_a_real_divergence_is_caught(small, tmp_path):

@@ -2,6 +2,7 @@ import csv
 import math
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convnets.training import train
@@ -22,7 +23,21 @@ def test_csv_and_tensorboard_hold_the_same_row_an_epoch(small, tmp_path):
     assert float(rows[0]["images_per_second"]) > 0
 
 
-def test_the_schedule_moves_the_learning_rate_over_the_whole_training(small, tmp_path):
+def test_test_metrics_are_logged_too(small, tmp_path):
+    result = train(small("logger=tensorboard", "data.holdout=100"), tmp_path)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for name in ("test/loss", "test/accuracy"):
+        (point,) = events.Scalars(name)
+        assert point.value == pytest.approx(result["metrics"][name])
+
+
+def test_the_schedule_leaves_the_momentum_alone(small, tmp_path):
+    train(small("schedule=onecycle", "checkpoint.keep=true", "optimizer.momentum=0.3"), tmp_path)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["momentum"] == 0.3
+
+
+def test_the_schedule_moves_moves_the_learning_rate_over_the_whole_training(small, tmp_path):
     expected = {"constant": [0.1, 0.1], "cosine": [0.075, 0.1 * (1 - math.cos(math.pi / 6)) / 2], "onecycle": None}
     for schedule, rates in expected.items():
         train(small(f"schedule={schedule}"), tmp_path / schedule)

@@ -28,7 +28,7 @@ def test_a_line_an_epoch(small, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
     assert re.match(
-        r"epoch  2/2   train loss \d\.\d+  accuracy 0\.\d+   val loss \d\.\d+  accuracy 0\.\d+   0\.\d s", lines[1]
+        r"epoch  2/2   train loss \d\.\d+  accuracy 0\.\d+   val loss \d\.\d+  accuracy 0\.\d+   \d+\.\d s", lines[1]
     )
 
 

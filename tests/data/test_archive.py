@@ -98,6 +98,7 @@ def test_a_truncated_gz_is_set_aside_too(tmp_path, sources, caplog):
 def test_what_a_killed_process_left_is_cleared(tmp_path, sources):
     fill(sources)
     (tmp_path / "data" / ".incoming-abc").mkdir(parents=True)
+    (tmp_path / "data" / ".incoming-abc" / f"{IMAGES}.whole").write_bytes(b"half")
     ensure_files(tmp_path / "data", CHECKSUMS)
     assert_complete(tmp_path / "data")
 
@@ -113,6 +114,32 @@ def test_when_every_source_fails_one_error_says_what_was_tried_and_what_to_do(tm
     assert f"into {tmp_path / 'data'}, or name the folder that has them with data.dir=FOLDER" in message
     assert "data=fashion_mnist_sample" in message
     assert not [path for path in (tmp_path / "data").iterdir() if path.name != ".lock"]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_folder_that_cannot_be_written_serves_as_it_is(tmp_path, sources, monkeypatch, compressed):
+    def refuse(data_dir):
+        raise PermissionError(13, "Permission denied")
+
+    fill(tmp_path / "data", compressed)
+    monkeypatch.setattr(archive, "_locked", refuse)  # root, as whom tests may run, may write everywhere
+    ensure_files(tmp_path / "data", CHECKSUMS)
+    assert read_idx(tmp_path / "data" / IMAGES).shape == (1000, 28, 28)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half(tmp_path, sources, monkeypatch):
+    fill(sources)
+
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(DataUnavailableError, match="No space left on device"):
+            ensure_files(tmp_path / "data", CHECKSUMS)
+    assert not [path for path in (tmp_path / "data").iterdir() if path.name != ".lock"]
+    ensure_files(tmp_path / "data", CHECKSUMS)
+    assert_complete(tmp_path / "data")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, sources):
@@ -203,7 +230,7 @@ def test_debians_archive_has_the_official_bytes(tmp_path, monkeypatch):
 
 def test_idx_files_are_read_raw_or_compressed(tmp_path):
     (tmp_path / IMAGES).write_bytes(CONTENT[IMAGES])
-    assert torch.equal(read_idx(tmp_path / IMAGES), read_idx(SAMPLE_DIR / f"{IMAGES}.gz"))
+    assert torch.equal(read_idx(tmp_path / IMAGES), read_idx(SAMPLE_DIR / IMAGES))
 
 
 @pytest.mark.parametrize("content", [CONTENT[IMAGES][:-1], b"no IDX", CONTENT[IMAGES] + b"\0"])

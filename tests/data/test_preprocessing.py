@@ -10,7 +10,7 @@ from convnets.data.preprocessing import shift_flip, to_network_input
 
 @pytest.fixture(scope="module")
 def images():
-    return read_idx(SAMPLE_DIR / "t10k-images-idx3-ubyte.gz").unsqueeze(1)
+    return read_idx(SAMPLE_DIR / "t10k-images-idx3-ubyte").unsqueeze(1)
 
 
 @pytest.mark.parametrize("size", [1, 7, 20, 27, 28, 29, 32, 64, 96, 224])

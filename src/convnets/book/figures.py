@@ -1,5 +1,6 @@
 """The pictures of chapter 7, and the curves of the recipes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from convnets import plots
 from convnets.book.listings import EDGE_KERNEL, edge_image
 from convnets.book.operations import corr2d, learn_kernel
-from convnets.book.recipes import RECIPES, finished_runs, read_rows
+from convnets.book.recipes import finished_runs, read_rows
 from convnets.building import build_classifier, build_datamodule
 from convnets.data import FashionMNISTSampleDataModule
 from convnets.runs import Run
@@ -18,7 +19,7 @@ from convnets.runs import Run
 SWEATER, COAT = 2, 4  # labels of "Pullover" and "Coat"
 
 
-def draw_all(config_dir: Path, runs_dir: Path, figures_dir: Path) -> list[str]:
+def draw_all(config_dir: Path, recipes: Sequence[str], runs_dir: Path, figures_dir: Path) -> list[str]:
     """Write every figure that can be drawn as PNG and SVG; return a line for each that was drawn or is missing."""
     figures_dir.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
@@ -34,7 +35,7 @@ def draw_all(config_dir: Path, runs_dir: Path, figures_dir: Path) -> list[str]:
     learned = ", ".join(f"{weight:.4f}" for weight in kernel.flatten().tolist())
     save("learned-kernel", plots.learning_curve(losses, f"Learning the edge kernel: [{learned}] after 10 steps"))
 
-    for recipe in RECIPES:
+    for recipe in recipes:
         run = next(finished_runs(config_dir, recipe, runs_dir), None)
         if run is None:
             what = "curves, filters and feature maps" if recipe == "lenet" else "curves"

@@ -17,11 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from convnets.building import build_classifier, build_datamodule, build_trainer
 from convnets.callbacks.progress import duration
-from convnets.configuration import compose, differences
+from convnets.configuration import NOT_RECIPE, compose, differences
 from convnets.runs import Run
 from convnets.training import quieten_lightning, train
 
-RECIPES = ("lenet", "vgg", "resnet18")
 NUM_TRAINING_IMAGES, NUM_TEST_IMAGES = 60_000, 10_000
 
 
@@ -135,7 +134,7 @@ def finished_runs(config_dir: Path, recipe: str, runs_dir: Path) -> Iterator[Run
     published, _ = compose(config_dir, "train", [f"experiment=book/{recipe}"])
     for path in sorted(runs_dir.glob("*/result.json")):
         run = Run(path.parent)
-        if set(differences(run.config(), published)) <= {"seed", "data.seed", "trainer.precision"}:
+        if set(differences(run.config(), published)) <= {*NOT_RECIPE, "trainer.precision"}:
             yield run
 
 

@@ -26,6 +26,7 @@ class History(Callback):
     def __init__(self, csv_path: Path) -> None:
         self.csv_path = csv_path
         self.rows: list[Row] = []
+        self.test_metrics: Row = {}
         self._epoch_started = 0.0
         self._train_seconds = 0.0
         self._num_images = 0.0
@@ -81,6 +82,13 @@ class History(Callback):
                 logger.experiment.flush()  # so that a dashboard shows the epoch now
         if trainer.is_global_zero:
             self._append(row)
+
+    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Note the test metrics, which cannot be reduced over ranks once the trainer has left the device."""
+        assert isinstance(pl_module, Classifier)
+        self.test_metrics = pl_module.metrics("test")
+        for logger in trainer.loggers:
+            logger.log_metrics(self.test_metrics, step=len(self.rows))
 
     def _append(self, row: Row) -> None:
         is_new = not self.csv_path.exists()

@@ -102,24 +102,27 @@ class TimeEstimate(Callback):
         self.after_steps = after_steps
         self.long_seconds = long_seconds
         self._started = 0.0
+        self._num_steps = 0
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Time the steps between the 3rd, by when caches are warm, and the `after_steps`-th."""
-        if trainer.current_epoch > 0 or batch_idx >= self.after_steps or not trainer.is_global_zero:
+        self._num_steps += 1
+        if self._num_steps not in (3, self.after_steps) or not trainer.is_global_zero:
             return
-        if batch_idx == 2:
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize()
+        if self._num_steps == 3:
             self._started = time.perf_counter()
-        elif batch_idx == self.after_steps - 1:
-            seconds_per_step = (time.perf_counter() - self._started) / (batch_idx - 2)
-            # A validation step has no backward pass: about a third of the work.
-            validation_steps = sum(int(batches) for batches in trainer.num_val_batches) / 3
-            steps = (int(trainer.num_training_batches) + validation_steps) * (trainer.max_epochs or 1)
-            if (seconds := steps * seconds_per_step) > self.long_seconds:
-                log.info(
-                    "At this pace the whole training takes about %s.%s", duration(seconds), _advice(trainer, pl_module)
-                )
+            return
+        seconds_per_step = (time.perf_counter() - self._started) / (self.after_steps - 3)
+        # A validation step has no backward pass: about a third of the work.
+        validation_steps = sum(int(batches) for batches in trainer.num_val_batches) / 3
+        steps = (int(trainer.num_training_batches) + validation_steps) * (trainer.max_epochs or 1)
+        if (seconds := steps * seconds_per_step) > self.long_seconds:
+            advice = _advice(trainer, pl_module)
+            log.info("At this pace the whole training takes about %s.%s", duration(seconds), advice)
 
 
 def _advice(trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> str:

@@ -49,18 +49,21 @@ def ensure_files(data_dir: Path, checksums: Checksums = FASHION_MNIST_SHA256) ->
     """Put the verified, decompressed files into `data_dir`, from the first source that has them.
 
     Sources: what already lies in `data_dir` (raw or .gz), the system folder of Debian's package, the official mirrors,
-    Debian's archive. Safe to call from several processes at once, and to be killed at any moment.
+    Debian's archive. Safe to call from several processes at once, and to be killed at any moment. A folder that cannot
+    be written serves as it is, if its files are intact, raw or .gz.
 
     Raises:
         DataUnavailableError: no source delivered, or `data_dir` cannot be written.
     """
-    if all(_is_intact(data_dir / name, digest) for name, digest in checksums.items()):
-        return
     try:
+        if all(_is_intact(data_dir / name, digest) for name, digest in checksums.items()):
+            return
         data_dir.mkdir(parents=True, exist_ok=True)
         with _locked(data_dir):
             _fetch_missing(data_dir, checksums)
     except OSError as error:
+        if all(_has_intact(data_dir, name, digest) for name, digest in checksums.items()):
+            return
         raise DataUnavailableError(
             f"Fashion-MNIST cannot be kept in {data_dir}: {error.strerror or error}. "
             "Set data.dir to a folder that can be written, with 60 MB free."
@@ -70,31 +73,37 @@ def ensure_files(data_dir: Path, checksums: Checksums = FASHION_MNIST_SHA256) ->
 def _fetch_missing(data_dir: Path, checksums: Checksums) -> None:
     for left_over in data_dir.glob(".incoming-*"):  # of a process that was killed: the lock is ours
         shutil.rmtree(left_over)
+    missing = [name for name, digest in checksums.items() if not _is_intact(data_dir / name, digest)]
+    for name in missing:
+        if (data_dir / name).exists():
+            _set_aside(data_dir / name)
     attempts: list[str] = []
-    _set_aside_corrupt(data_dir, checksums)
     for source, fetch in SOURCES.items():
-        missing = [name for name, digest in checksums.items() if not _is_intact(data_dir / name, digest)]
-        if not missing:  # another process brought them while this one waited for the lock
+        if not missing:  # another process brought them while this one waited for the lock, or the source just did
             return
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".incoming-") as incoming:
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".incoming-") as folder:
+            incoming = Path(folder)
             try:
-                found = fetch(data_dir, Path(incoming))
-                bad = [name for name in missing if not _install(found, data_dir, name, checksums[name])]
-                outcome = f"no intact {', '.join(bad)}" if bad else ""
+                found = fetch(data_dir, incoming)
+                missing = [n for n in missing if not _install(found, incoming, data_dir / n, checksums[n])]
+                outcome = f"no intact {', '.join(missing)}"
             except SourceError as error:
                 outcome = str(error)
-        if not outcome:
-            log.info("Fashion-MNIST: %s: found and verified (%.1f s)", source, time.monotonic() - started)
-            return
+        if not missing:
+            outcome = f"found and verified ({time.monotonic() - started:.1f} s)"
         log.info("Fashion-MNIST: %s: %s", source, outcome)
         attempts.append(f"  {source}: {outcome}")
-    raise DataUnavailableError(
-        "Fashion-MNIST was not found. Tried:\n"
-        + "\n".join(attempts)
-        + f"\nPut the four files ({', '.join(checksums)}; raw or .gz) into {data_dir}, or name the folder "
-        "that has them with data.dir=FOLDER. Without any network, data=fashion_mnist_sample trains on 1,000 images."
-    )
+        for name in missing:
+            if (compressed := data_dir / f"{name}.gz").exists():
+                _set_aside(compressed)
+    if missing:
+        raise DataUnavailableError(
+            "Fashion-MNIST was not found. Tried:\n"
+            + "\n".join(attempts)
+            + f"\nPut the four files ({', '.join(checksums)}; raw or .gz) into {data_dir}, or name the folder "
+            "that has them with data.dir=FOLDER. Without any network, data=fashion_mnist_sample trains on 1,000 images."
+        )
 
 
 def _in_data_dir(data_dir: Path, incoming: Path) -> Path:
@@ -188,33 +197,36 @@ def _size_of(folder: Path) -> int:
     return total
 
 
-def _install(source_dir: Path, data_dir: Path, name: str, digest: str) -> bool:
+def _install(source_dir: Path, incoming: Path, target: Path, digest: str) -> bool:
     """Decompress and verify one file, and put it in place atomically; False where the source has no intact one."""
-    try:
-        if (source_dir / name).is_file():
-            content = (source_dir / name).read_bytes()
-        else:
-            content = gzip.decompress((source_dir / f"{name}.gz").read_bytes())
-    except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
+    content = _content(source_dir, target.name)
+    if content is None or hashlib.sha256(content).hexdigest() != digest:
         return False
-    if hashlib.sha256(content).hexdigest() != digest:
-        return False
-    temporary = data_dir / f".incoming-{name}"
+    temporary = incoming / f"{target.name}.whole"
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(data_dir / name)
+    temporary.replace(target)
     return True
 
 
-def _set_aside_corrupt(data_dir: Path, checksums: Checksums) -> None:
-    for name, digest in checksums.items():
-        raw, compressed = data_dir / name, data_dir / f"{name}.gz"
-        if raw.exists() and not _is_intact(raw, digest):
-            _set_aside(raw)
-        if compressed.exists() and not raw.exists() and not _install(data_dir, data_dir, name, digest):
-            _set_aside(compressed)
+def _content(folder: Path, name: str) -> bytes | None:
+    """The bytes of a file that is there raw or as .gz, else None."""
+    try:
+        if (folder / name).is_file():
+            return (folder / name).read_bytes()
+        return gzip.decompress((folder / f"{name}.gz").read_bytes())
+    except (FileNotFoundError, NotADirectoryError, EOFError, gzip.BadGzipFile, zlib.error):
+        return None
+
+
+def _has_intact(folder: Path, name: str, digest: str) -> bool:
+    try:
+        content = _content(folder, name)
+    except OSError:
+        return False
+    return content is not None and hashlib.sha256(content).hexdigest() == digest
 
 
 def _set_aside(path: Path) -> None:
@@ -239,14 +251,14 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 
 def read_idx(path: Path) -> Tensor:
-    """Read an IDX file of bytes (raw or, by its name, .gz): images (N, H, W) or labels (N,), uint8.
+    """Read an IDX file of bytes, raw or with .gz behind its name: images (N, H, W) or labels (N,), uint8.
 
     Raises:
         ValueError: the file is not of that format, or cut short.
 
     Source: the format's description on the MNIST page of Y. LeCun.
     """
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    content = _content(path.parent, path.name) or b""
     num_dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * num_dimensions
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]

@@ -127,7 +127,7 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         dataset = self.splits[split]
-        trainer = self.trainer
+        trainer: Any = self.trainer
         sampler = BatchSampler(
             len(dataset),
             self.batch_size,
@@ -136,8 +136,9 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
             num_ranks=trainer.world_size if trainer else 1,
             position=self._position if split == "train" else lambda: (0, 0),
         )
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         # batch_size=None: the sampler's items are whole batches, and nothing is collated.
-        return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
+        return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=on_gpu)
 
     def _position(self) -> tuple[int, int]:
         """The epoch, and the number of the batch that comes next in it."""
@@ -173,8 +174,3 @@ class FashionMNISTSampleDataModule(FashionMNISTDataModule):
 
     def prepare_data(self) -> None:
         """Nothing to find: the images are in the package."""
-
-    def read_split(self, split: str) -> Batch:
-        """Read "train" or "test" whole: images (N, C, H, W) of bytes and labels (N,), int64."""
-        images, labels = (read_idx(self.dir / f"{name}.gz") for name in SPLIT_FILES[split])
-        return images.unsqueeze(1), labels.long()

@@ -54,12 +54,12 @@ class BatchSampler(Sampler[Tensor]):
         num_ranks: int = 1,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
-        if smallest := min(batch_size, num_images % batch_size or batch_size, num_images):
-            if seed is not None and smallest < num_ranks:
-                raise ValueError(
-                    f"{num_images} images in batches of {batch_size} leave a batch of {smallest}, too few for "
-                    f"{num_ranks} devices: choose another data.batch_size or data.holdout."
-                )
+        smallest = num_images % batch_size or min(batch_size, num_images)
+        if seed is not None and smallest < num_ranks:
+            raise ValueError(
+                f"{num_images} images in batches of {batch_size} leave a batch of {smallest}, too few for "
+                f"{num_ranks} devices: choose another data.batch_size or data.holdout."
+            )
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
