@@ -29,7 +29,7 @@ parser.add_argument("--figures", action="store_true", help="draw the pictures in
 
 def main() -> int:
     """Tell the parts of the command line apart, and do each."""
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {arguments.seeds}")
     overrides = [word for word in arguments.what if "=" in word]

@@ -17,7 +17,9 @@ parser.add_argument("--depth", type=int, default=1, help="2 opens blocks, 3 what
 
 def main() -> None:
     """Compose, build on no device, print."""
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
+    if arguments.depth < 1:
+        parser.error(f"--depth must be at least 1, got {arguments.depth}")
     with errors_explained(CONFIG_DIR, "train", arguments.overrides, wants_traceback()):
         config, _ = compose(CONFIG_DIR, "train", arguments.overrides)
 

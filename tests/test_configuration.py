@@ -1,12 +1,25 @@
 import itertools
 import json
+import re
 
 import hydra
 import pytest
 from conftest import CONF, hydra_context
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from convnets.building import build_classifier, build_datamodule, build_trainer
-from convnets.configuration import content_hash, differences, expected_band, flatten, folder_name, resolve
+from convnets.configuration import (
+    ConfigurationError,
+    content_hash,
+    differences,
+    expected_band,
+    explain,
+    flatten,
+    folder_name,
+    resolve,
+)
 
 
 def root(*overrides):
@@ -214,6 +227,32 @@ def test_a_wrong_value_is_named_with_the_rule(override, said):
 @pytest.mark.parametrize("override", ["callbacks.progress=null", "callbacks.progress=false", "logger.tensorboard=null"])
 def test_watchers_can_be_switched_off_one_by_one(override):
     assert name(override) == name()
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "said"),
+    [
+        ("model/mine.yaml", "lr: 1\nimage_size: 28\n_target_: a.b\n", r"conf/model/mine\.yaml lacks name\."),
+        ("model/mine.yaml", "name 5\nlr: 1", r"mine\.yaml, line 2: mapping values are not allowed here\."),
+        ("experiment/mine.yaml", "model:\n  lr: 0.2\n", "must begin with '# @package _global_' and set something"),
+        (
+            "experiment/mine.yaml",
+            "# @package _global_\ndefaults:\n  - override /modle: vgg\n",
+            "In 'experiment/mine': There is no key modle. Did you mean model?",
+        ),
+    ],
+)
+def test_a_mistake_in_ones_own_file_is_named(tmp_path, path, text, said):
+    file = tmp_path / path
+    file.parent.mkdir()
+    file.write_text(text)
+    overrides = [f"{file.parent.name}=mine", f"hydra.searchpath=[file://{tmp_path}]"]
+    with (
+        hydra_context(),
+        pytest.raises((ConfigurationError, HydraException, YAMLError, OmegaConfBaseException)) as error,
+    ):
+        folder_name(root(*overrides))
+    assert re.search(said, explain(error.value, CONF, "train", overrides) or "")
 
 
 def test_a_typo_inside_an_experiment_file_is_found(tmp_path, monkeypatch):

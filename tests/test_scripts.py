@@ -54,7 +54,7 @@ def test_answers_that_need_no_torch_do_not_import_it():
         (["model=5"], "model=5: a group takes the name of one of its choices, which --help lists."),
         (["data.resize=abc"], "data.resize must be a whole number from 1 to 2048, got 'abc'."),
         (["+foo=1"], "There is no key foo."),
-        (["hydra.run.dir=/proc/none"], "/proc/none: No such file or directory."),
+        (["hydra.run.dir=/proc/none"], "/proc/none: No such file or directory. (hydra.run.dir=FOLDER"),
     ],
 )
 def test_a_mistake_gets_one_message_and_no_traceback(run_script, tmp_path, arguments, said):
@@ -102,6 +102,8 @@ def test_the_summary_of_a_grouped_network_says_what_grouping_saves(run_script):
             ["model=vgg", "data.resize=16"],
             "VGG with 5 pooling blocks needs images of at least 32 pixels",
         ),
+        ("summarize.py", ["--depth", "0"], "--depth must be at least 1, got 0"),
+        ("reproduce.py", ["lenet", "--seeds", "2", "seed=1"], "seed=1: reproduce.py gives each run its seed"),
         ("summarize.py", ["data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
         ("reproduce.py", ["7.9"], "7.9 is no section or recipe: 7.1, 7.2"),
         ("reproduce.py", ["lenet", "--seeds", "0"], "--seeds must be at least 1, got 0"),

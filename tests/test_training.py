@@ -91,9 +91,24 @@ def test_a_folder_of_another_configuration_is_refused_with_the_differences(small
 
 def test_a_folder_of_something_else_is_refused(small, tmp_path):
     (tmp_path / "metrics.csv").write_text("mine")
-    with pytest.raises(RunFolderError, match=r"holds no run of ours, but metrics\.csv"):
+    with pytest.raises(RunFolderError, match=r"holds metrics\.csv, but no config\.yaml to say of what run"):
         train(small(), tmp_path)
     assert (tmp_path / "metrics.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["result.json", "config.yaml", "status.json"])
+def test_a_damaged_file_is_named_with_the_way_out(small, tmp_path, name):
+    train(small(), tmp_path / "run")
+    (tmp_path / "run" / name).write_text("{")
+    with pytest.raises(RunFolderError, match=rf"{name} is damaged. To train anew: rm -r "):
+        train(small(), tmp_path / "run")
+
+
+def test_a_finished_run_without_its_weights_is_not_taken_for_whole(small, tmp_path):
+    train(small(), tmp_path / "run")
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    with pytest.raises(RunFolderError, match=r"was finished, but lacks weights\.safetensors"):
+        train(small(), tmp_path / "run")
 
 
 def test_a_folder_that_cannot_be_made_is_named(small, tmp_path):
@@ -256,4 +271,4 @@ def test_a_signal_marks_the_run_interrupted(tmp_path, sent, code):
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert again.returncode == 1
     assert "holds an unfinished run of this configuration" in again.stderr
-    assert "interrupted after" in again.stderr
+    assert "interrupted after epoch" in again.stderr

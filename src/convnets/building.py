@@ -166,7 +166,8 @@ def refusals_explained() -> Iterator[None]:
         yield
     except InstantiationException as error:
         if isinstance(error.__cause__, (ValueError, TypeError)):
-            raise ConfigurationError(str(error.__cause__)) from error
+            where = "" if isinstance(error.__cause__, ValueError) else " (Compare the file in conf/ with the class.)"
+            raise ConfigurationError(f"{error.__cause__}{where}") from error
         raise
     except (ValueError, MisconfigurationException) as error:
         raise ConfigurationError(str(error)) from error

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -295,8 +296,14 @@ def folder_name(root: DictConfig) -> str:
     Raises:
         ConfigurationError: see `check`.
     """
-    config = resolve(root)
     choices = _choices(root.hydra)
+    if lacking := [key for key in ("name", "lr", "image_size", "_target_") if key not in root.get("model", {})]:
+        raise ConfigurationError(f"conf/model/{choices['model']}.yaml lacks {', '.join(lacking)}.")
+    if "experiment" in root:
+        raise ConfigurationError(
+            f"conf/experiment/{choices['experiment']}.yaml must begin with '# @package _global_' and set something."
+        )
+    config = resolve(root)
     reference = resolve(_compose(root.hydra, {**choices, "experiment": None}))
     check(config, reference)
     if config["run_name"] is not None:
@@ -420,15 +427,18 @@ def explain(error: BaseException, config_dir: Path, config_name: str, overrides:
         groups = [word for word in overrides if (config_dir / word.partition("=")[0]).is_dir()]
         return f"{' '.join(groups)}: a group takes the name of one of its choices, which --help lists."
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}."
+        return f"{error.filename}: {error.strerror}. (hydra.run.dir=FOLDER trains into another folder.)"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}."
     if isinstance(error, ConfigCompositionException):
         unknown = error.__cause__
         if isinstance(unknown, (ConfigKeyError, ConfigAttributeError)) and unknown.full_key:
             return unknown_key(unknown.full_key, _known_keys(config_dir, config_name, overrides))
-        if match := re.search(r"Could not (?:override|append to config).*?'([^']+)'", str(error)):
-            return unknown_key(match[1], _known_keys(config_dir, config_name, overrides))
+        if match := re.search(r"Could not override '([^']+)'", str(error)):
+            where = f"{match_file[0]}: " if (match_file := re.match(r"In '[^']+'", str(error))) else ""
+            return where + unknown_key(match[1], _known_keys(config_dir, config_name, overrides))
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is no override: write KEY=VALUE without spaces around the sign. ({error})"
+        return f"{error.override!r} is no override: write KEY=VALUE or GROUP=CHOICE, without spaces around the sign."
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
         return "\n".join(reasons)
@@ -440,7 +450,10 @@ def _known_keys(config_dir: Path, config_name: str, overrides: Sequence[str]) ->
     words = [word for word in overrides if re.fullmatch(r"[\w/]+=[\w/]+", word)]
     choices = [word for word in words if (config_dir / word.replace("=", "/")).with_suffix(".yaml").is_file()]
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
-        composed = hydra.compose(config_name, overrides=choices)
+        try:
+            composed = hydra.compose(config_name, overrides=choices)
+        except HydraException:  # the mistake is in a chosen file
+            composed = hydra.compose(config_name)
     keys = OmegaConf.to_container(composed)
     assert isinstance(keys, dict)
     return {**flatten(keys), **{path.name: None for path in config_dir.iterdir() if path.is_dir()}}

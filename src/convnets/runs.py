@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -19,6 +20,7 @@ from convnets.configuration import differences
 
 # What a run leaves in its folder beside the lock: if any of it is there, the folder is occupied.
 STARTED_FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "checkpoints", "weights.safetensors")
+FINISHED_FILES = ("config.yaml", "result.json", "metrics.csv", "weights.safetensors")
 
 
 class RunFolderError(RuntimeError):
@@ -83,9 +85,17 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration that the run was started with."""
-        config = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
-        assert isinstance(config, dict)
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        except (yaml.YAMLError, ValueError):
+            config = None
+        if not isinstance(config, dict) or not config:
+            raise RunFolderError(f"{self}/config.yaml is damaged. To train anew: rm -r {self}")
         return {str(key): value for key, value in config.items()}
+
+    def is_complete(self) -> bool:
+        """Whether everything is there that a finished run leaves."""
+        return all((self.path / name).exists() for name in FINISHED_FILES)
 
     def finished_result(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The result, if this configuration has finished here; empty where it can be started.
@@ -98,17 +108,19 @@ class Run:
             return {}
         way_out = f"Set run_name=NAME for a new folder, or remove this one: rm -r {self}"
         if "config.yaml" not in present:
-            raise RunFolderError(f"{self} holds no run of ours, but {', '.join(present)}. {way_out}")
+            raise RunFolderError(f"{self} holds {', '.join(present)}, but no config.yaml to say of what run. {way_out}")
         if differing := differences(self.config(), config):
             lines = [f"  {key}: {theirs} there, {ours} now" for key, (theirs, ours) in differing.items()]
             raise RunFolderError("\n".join([f"{self} holds a run of another configuration:", *lines, way_out]))
-        result = self.result()
+        result, status = self.result(), self.status()
+        if result and not self.is_complete():
+            missing = [name for name in FINISHED_FILES if name not in present]
+            raise RunFolderError(f"{self} was finished, but lacks {', '.join(missing)}. {way_out}")
         if result or not {"metrics.csv", "checkpoints"} & {*present}:
             return result  # where not even an epoch was finished, nothing is lost by starting anew
-        status = self.status()
         raise RunFolderError(
             f"{self} holds an unfinished run of this configuration (started {status.get('started', 'once')}, "
-            f"{_state(status)} after {status.get('epoch', 0)} epochs). {way_out}"
+            f"{_state(status)} after epoch {status.get('epoch', 0)}; going on with it is not supported yet). {way_out}"
         )
 
     def start(self, config: Mapping[str, Any]) -> None:
@@ -142,8 +154,9 @@ class Run:
 
 
 def _state(status: Mapping[str, Any]) -> str:
-    # Nobody holds the lock, so who was running has died.
-    return "killed" if status.get("state") == "running" else str(status.get("state", "broken off"))
+    # Nobody holds the lock, so who was running has died; what is done has a result.
+    states = {"running": "killed", "done": "its result.json removed"}
+    return states.get(str(status.get("state")), str(status.get("state", "broken off")))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -151,7 +164,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    assert isinstance(content, dict)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} is damaged. To train anew: rm -r {path.parent}")
     return content
 
 

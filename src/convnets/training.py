@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from convnets.building import build_classifier, build_datamodule, build_trainer, load_images
 from convnets.callbacks import Checkpoints, History
-from convnets.callbacks.progress import duration
+from convnets.callbacks.progress import count, duration
 from convnets.classifier import Classifier
 from convnets.configuration import content_hash
 from convnets.plots import training_curves
@@ -167,8 +167,9 @@ def _report(run: Run, config: DictConfig, result: dict[str, Any]) -> str:
         protocol = "the last epoch's weights, on the test split"
     else:
         protocol = f"the best epoch's weights ({result['weights_of_epoch']}), on held-out training images"
+    epochs = count(result["epochs"], "epoch")
     lines = [
-        f"{config.model.name}: {result['epochs']} epochs in {duration(result['seconds'])} on {result['device']}, "
+        f"{config.model.name}: {epochs} in {duration(result['seconds'])} on {result['device']}, "
         f"{result['images_per_second']:,.0f} training images per second",
         f"  val accuracy   {metrics['val/accuracy']:.4f}  {protocol}",
     ]

@@ -8,7 +8,7 @@ from conftest import CONF
 from convnets.book import figures, recipes
 from convnets.book.recipes import Plan, Reproduction, finished_runs, measured_seconds
 from convnets.configuration import ConfigurationError, compose
-from convnets.runs import Run
+from convnets.runs import Run, RunFolderError
 from convnets.training import train
 
 QUICK = [
@@ -43,6 +43,26 @@ def test_the_published_range_stands_also_where_the_recipe_is_changed():
     plan = Plan(CONF, "resnet18", 1, ["trainer.precision=bf16-mixed"], CONF)
     assert plan.published == (0.899, 0.919)
     assert plan.recipe == "resnet18 trainer.precision=bf16-mixed"
+
+
+@pytest.mark.parametrize("override", ["seed=3", "run_name=mine", "data.seed=1"])
+def test_what_would_count_one_run_twice_is_refused(override):
+    with pytest.raises(ConfigurationError, match=rf"{override}: reproduce.py gives each run its seed and folder"):
+        Plan(CONF, "lenet", 2, [override], CONF)
+
+
+def test_a_result_of_another_configuration_is_not_taken(tmp_path):
+    plan = Plan(CONF, "lenet", 1, QUICK, tmp_path)
+    other, _ = compose(CONF, "train", [*QUICK, "model.lr=0.2"])
+    train(other, plan.runs[0][0].path)
+    with pytest.raises(RunFolderError, match=r"model\.lr: 0\.2 there, 0\.1 now"):
+        plan.carry_out()
+
+
+def test_another_recipe_is_not_compared_with_the_book(tmp_path):
+    plan = Plan(CONF, "lenet", 1, QUICK, tmp_path)
+    assert plan.published is None
+    assert plan.carry_out().verdict == "not the book's recipe, so not compared"
 
 
 def test_a_wrong_change_is_refused():

@@ -40,7 +40,7 @@ def draw_all(config_dir: Path, recipes: Sequence[str], runs_dir: Path, figures_d
         if run is None:
             what = "curves, filters and feature maps" if recipe == "lenet" else "curves"
             said.append(
-                f"missing: {what} of {recipe}, for there is no finished run in {runs_dir}: "
+                f"missing: {what} of {recipe}, for there is no finished run in {runs_dir}; this trains one: "
                 f"python scripts/reproduce.py {recipe} --seeds 1"
             )
             continue

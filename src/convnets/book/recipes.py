@@ -16,37 +16,40 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from convnets.building import build_classifier, build_datamodule, build_trainer
-from convnets.callbacks.progress import duration
-from convnets.configuration import NOT_RECIPE, compose, differences
+from convnets.callbacks.progress import count, duration
+from convnets.configuration import NOT_RECIPE, ConfigurationError, compose, differences
 from convnets.runs import Run
 from convnets.training import quieten_lightning, train
 
+PRECISION = {"trainer.precision"}  # is compared with what was published, and said
 NUM_TRAINING_IMAGES, NUM_TEST_IMAGES = 60_000, 10_000
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Final validation accuracies of one recipe over seeds, beside the published range."""
+    """Final validation accuracies of one recipe over seeds, beside the published range (None for another recipe)."""
 
     recipe: str
     accuracies: tuple[float, ...]
-    published: tuple[float, float]
+    published: tuple[float, float] | None
     seconds: float
 
     @property
     def verdict(self) -> str:
         """Where the mean stands: inside, above or below what was published."""
+        if self.published is None:
+            return "not the book's recipe, so not compared"
         lowest, highest = self.published
         mean = statistics.mean(self.accuracies)
         return "below" if mean < lowest else "above" if mean > highest else "inside"
 
     def __str__(self) -> str:
         spread = f" ± {statistics.stdev(self.accuracies):.4f}" if len(self.accuracies) > 1 else ""
-        lowest, highest = self.published
+        book = "the book: {:.3f} to {:.3f}; ".format(*self.published) if self.published else ""
         return (
             f"{self.recipe}: val accuracy {statistics.mean(self.accuracies):.4f}{spread}, mean"
-            f"{' ± sd' if spread else ''} of {len(self.accuracies)} seed{'s'[: len(self.accuracies) - 1]}; "
-            f"the book: {lowest:.3f} to {highest:.3f}; {self.verdict}; {duration(self.seconds)} of training"
+            f"{' ± sd' if spread else ''} of {count(len(self.accuracies), 'seed')}; "
+            f"{book}{self.verdict}; {duration(self.seconds)} of training"
         )
 
 
@@ -61,32 +64,35 @@ class Plan:
     """
 
     def __init__(self, config_dir: Path, recipe: str, num_seeds: int, overrides: Sequence[str], runs_dir: Path) -> None:
+        if fixed := [word for word in overrides if word.lstrip("+").startswith(("seed=", "data.seed=", "run_name="))]:
+            raise ConfigurationError(f"{fixed[0]}: reproduce.py gives each run its seed and folder; see --seeds.")
         self.recipe = " ".join([recipe, *overrides])
         self.runs: list[tuple[Run, DictConfig]] = []
         for seed in range(num_seeds):
             config, name = compose(config_dir, "train", [f"experiment=book/{recipe}", f"seed={seed}", *overrides])
             self.runs.append((Run(runs_dir / name), config))
         published, _ = compose(config_dir, "train", [f"experiment=book/{recipe}"])
-        self.published: tuple[float, float] = tuple(published.expected)
+        changed = set(differences(_plain(self.runs[0][1]), _plain(published))) - NOT_RECIPE - PRECISION
+        self.published: tuple[float, float] | None = None if changed else tuple(published.expected)
 
     @property
     def missing(self) -> list[tuple[Run, DictConfig]]:
         """The runs that are not finished."""
-        return [(run, config) for run, config in self.runs if not run.result()]
+        return [(run, config) for run, config in self.runs if not run.finished_result(_plain(config))]
 
     def cost(self) -> str:
         """Say how many runs are to be trained, and about how long that takes on this machine."""
         done = len(self.runs) - len(self.missing)
-        text = f"{self.recipe}: {len(self.runs)} runs, {done} already in {self.runs[0][0].path.parent}"
+        text = f"{self.recipe}: {count(len(self.runs), 'run')}, {done} already in {self.runs[0][0].path.parent}"
         if not self.missing:
             return f"{text}: nothing to train"
-        finished = [run.result()["seconds"] for run, _ in self.runs if run.result()]
+        finished = [run.result()["seconds"] for run, config in self.runs if run.finished_result(_plain(config))]
         seconds = statistics.median(finished) if finished else measured_seconds(self.missing[0][1])
         return f"{text}; training the other {len(self.missing)} takes about {duration(len(self.missing) * seconds)}"
 
     def carry_out(self) -> Reproduction:
         """Train what is missing."""
-        results = [run.result() or train(config, run.path) for run, config in self.runs]
+        results = [run.finished_result(_plain(config)) or train(config, run.path) for run, config in self.runs]
         return Reproduction(
             self.recipe,
             tuple(result["metrics"]["val/accuracy"] for result in results),
@@ -116,7 +122,7 @@ def measured_seconds(config: DictConfig) -> float:
     }
     trial = OmegaConf.merge(config, changes)
     assert isinstance(trial, DictConfig)
-    del trial.data.dir
+    trial.data.pop("dir", None)
     trial.callbacks, trial.logger = {}, {}
     clock = _StepClock()
     with tempfile.TemporaryDirectory() as folder, quieten_lightning():
@@ -125,8 +131,21 @@ def measured_seconds(config: DictConfig) -> float:
         trainer.fit(build_classifier(trial, datamodule), datamodule=datamodule)
     seconds_per_step = (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2)
     batch_size = config.data.batch_size
-    steps = math.ceil(NUM_TRAINING_IMAGES / batch_size) + math.ceil(NUM_TEST_IMAGES / batch_size) / 3
+    steps = _limited(math.ceil(NUM_TRAINING_IMAGES / batch_size), config.trainer.limit_train_batches)
+    steps += _limited(math.ceil(NUM_TEST_IMAGES / batch_size), config.trainer.limit_val_batches) / 3
     return steps * seconds_per_step * int(config.trainer.max_epochs)
+
+
+def _limited(num_batches: int, limit: float | None) -> float:
+    if limit is None:
+        return num_batches
+    return min(limit, num_batches) if isinstance(limit, int) else limit * num_batches
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def finished_runs(config_dir: Path, recipe: str, runs_dir: Path) -> Iterator[Run]:
@@ -134,7 +153,9 @@ def finished_runs(config_dir: Path, recipe: str, runs_dir: Path) -> Iterator[Run
     published, _ = compose(config_dir, "train", [f"experiment=book/{recipe}"])
     for path in sorted(runs_dir.glob("*/result.json")):
         run = Run(path.parent)
-        if set(differences(run.config(), published)) <= {*NOT_RECIPE, "trainer.precision"}:
+        if not run.is_complete():
+            continue
+        if set(differences(run.config(), published)) <= NOT_RECIPE | PRECISION:
             yield run
 
 

@@ -135,6 +135,11 @@ def _advice(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
     return f" What makes it shorter: {', '.join(advice[:-1])}, {advice[-1]}."
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: 1 run, 2 runs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 4.2 s, 3 min 20 s, 5 h 07 min."""
     if seconds < 60:
