@@ -11,6 +11,7 @@ from conftest import ROOT, hydra_context
 from omegaconf import OmegaConf
 
 from convnets.configuration import folder_name
+from convnets.runs import STARTED_FILES
 from convnets.training import train
 
 README = (ROOT / "README.md").read_text()
@@ -22,6 +23,13 @@ def test_commands_compose(overrides):
     assert len(COMMANDS) >= 5
     with hydra_context():
         assert folder_name(hydra.compose("train", shlex.split(overrides), return_hydra_config=True))
+
+
+def test_every_script_model_and_run_file_is_named():
+    for path in [*(ROOT / "scripts").glob("*.py"), *(ROOT / "conf" / "model").glob("*.yaml")]:
+        assert path.name in README or f"`{path.stem}`" in README, path
+    for name in STARTED_FILES:
+        assert f"`{name}" in README
 
 
 def test_paths_exist():
