@@ -157,20 +157,15 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
 
 
 class FashionMNISTSampleDataModule(FashionMNISTDataModule):
-    """1,000 training and 200 test images of Fashion-MNIST that come with the package: no files, no network."""
+    """1,000 training and 200 test images of Fashion-MNIST that come with the package: no files, no network.
+
+    Takes the arguments of FashionMNISTDataModule but for `dir`.
+    """
 
     name = "a sample of Fashion-MNIST"
 
-    def __init__(
-        self,
-        resize: int = 28,
-        batch_size: int = 128,
-        holdout: int = 0,
-        split_seed: int = 0,
-        augment: str = "none",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(SAMPLE_DIR, resize, batch_size, holdout, split_seed, augment, seed)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(SAMPLE_DIR, **options)
 
     def prepare_data(self) -> None:
         """Nothing to find: the images are in the package."""
