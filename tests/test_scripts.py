@@ -54,7 +54,6 @@ def test_answers_that_need_no_torch_do_not_import_it():
         (["model=5"], "model=5: a group takes the name of one of its choices, which --help lists."),
         (["data.resize=abc"], "data.resize must be a whole number from 1 to 2048, got 'abc'."),
         (["+foo=1"], "There is no key foo."),
-        (["hydra.run.dir=/proc/none"], "/proc/none: No such file or directory. (hydra.run.dir=FOLDER"),
     ],
 )
 def test_a_mistake_gets_one_message_and_no_traceback(run_script, tmp_path, arguments, said):
@@ -64,6 +63,15 @@ def test_a_mistake_gets_one_message_and_no_traceback(run_script, tmp_path, argum
     assert "Traceback" not in finished.stderr
     assert len(finished.stderr.splitlines()) <= 3
     assert not (tmp_path / "outputs" / "runs").exists()
+
+
+@pytest.mark.parametrize(("script", "argument"), [("train.py", "trainer=smoke"), ("reproduce.py", "--figures")])
+def test_outputs_that_cannot_be_written_are_named(run_script, tmp_path, script, argument):
+    (tmp_path / "outputs").write_text("a file where the folder should be")
+    finished = run_script(script, argument)
+    assert finished.returncode == 1
+    assert re.search(r"outputs\S* cannot be written: \w[\w ]+\. Start from a folder that can be\.", finished.stderr)
+    assert "Traceback" not in finished.stderr
 
 
 def test_the_traceback_is_there_for_who_asks(run_script):

@@ -4,6 +4,7 @@ The keys of a configuration are those of the files in conf/ that it is composed 
 """
 
 import difflib
+import errno
 import functools
 import hashlib
 import json
@@ -149,6 +150,7 @@ NOT_RECIPE = {
     "trainer.sync_batchnorm",
 }
 GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
+CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
 
 
@@ -426,8 +428,8 @@ def explain(error: BaseException, config_dir: Path, config_name: str, overrides:
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):  # of Hydra, for model=5
         groups = [word for word in overrides if (config_dir / word.partition("=")[0]).is_dir()]
         return f"{' '.join(groups)}: a group takes the name of one of its choices, which --help lists."
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}. (hydra.run.dir=FOLDER trains into another folder.)"
+    if isinstance(error, OSError) and error.errno in CANNOT_WRITE and error.filename:
+        return f"{error.filename} cannot be written: {error.strerror}. Start from a folder that can be."
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}."
     if isinstance(error, ConfigCompositionException):
