@@ -1,1 +1,14 @@
 """Classic convolutional networks on Fashion-MNIST: PyTorch Lightning trains, Hydra composes, TensorBoard shows."""
+
+from importlib import import_module
+from typing import Any
+
+_LOADED_ON_FIRST_USE = {"load_run": "convnets.runs", "Run": "convnets.runs"}
+__all__ = ["Run", "load_run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch only when it is asked for."""
+    if name in _LOADED_ON_FIRST_USE:
+        return getattr(import_module(_LOADED_ON_FIRST_USE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

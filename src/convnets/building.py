@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from convnets.callbacks import AtomicCheckpointIO, Checkpoints, FiniteLoss, History, StepRandomness
+from convnets.callbacks import CheckedCheckpointIO, Checkpoints, FiniteLoss, History, StepRandomness, WeightsFromRun
 from convnets.classifier import Classifier
 from convnets.configuration import ConfigurationError
 from convnets.networks import as_table, summarize
@@ -100,8 +100,13 @@ def _build_schedule(config: DictConfig) -> Callable[[Optimizer, int], LRSchedule
     return lambda optimizer, num_steps: schedule(optimizer, **{str(steps_argument): num_steps})
 
 
-def build_trainer(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback] = ()) -> lightning.Trainer:
+def build_trainer(
+    config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback] = (), epochs_done: int | None = None
+) -> lightning.Trainer:
     """The Trainer of `config.trainer`, writing into `run_dir`, with the callbacks that no run goes without.
+
+    Args:
+        epochs_done: for a training that goes on: what TensorBoard shows after them is dropped.
 
     Raises:
         ConfigurationError: the machine has not the devices asked for.
@@ -113,22 +118,29 @@ def build_trainer(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[C
     options["sync_batchnorm"] = options["sync_batchnorm"] and on_gpu  # torch has it for GPUs only
     if options["precision"] == "16-mixed" and not on_gpu:
         raise ConfigurationError("trainer.precision=16-mixed needs a GPU: set bf16-mixed or 32-true.")
-    init = [] if config.init._target_ is None else [_instantiate(config.init)]
+    with refusals_explained():
+        weights = [] if config.init.from_run is None else [WeightsFromRun(Path(config.init.from_run))]
+    method = OmegaConf.create({key: value for key, value in config.init.items() if key != "from_run"})
     callbacks = [
-        *init,
+        *weights,
+        *([] if method._target_ is None else [_instantiate(method)]),
         StepRandomness(config.seed),
         FiniteLoss(),
         History(run_dir / "metrics.csv"),
         *extra_callbacks,
         *_build_switchable(config.callbacks),
-        Checkpoints(run_dir / "checkpoints", keep_best=config.data.holdout > 0),
+        Checkpoints(
+            run_dir / "checkpoints",
+            keep_best=config.data.holdout > 0,
+            every_seconds=config.checkpoint.every_seconds,
+        ),
     ]
     build = functools.partial(
         lightning.Trainer,
         **options,
         callbacks=callbacks,
-        logger=_build_switchable(config.logger, save_dir=str(run_dir)),
-        plugins=[AtomicCheckpointIO()],
+        logger=_build_loggers(config.logger, run_dir, epochs_done),
+        plugins=[CheckedCheckpointIO()],
         default_root_dir=str(run_dir),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
@@ -147,8 +159,17 @@ def _uses_gpu(accelerator: str) -> bool:
     return has_gpu and accelerator != "cpu"
 
 
-def _build_switchable(group: Mapping[str, Any], **arguments: Any) -> list[Any]:
-    return [_instantiate(item, **arguments) for item in group.values() if item]
+def _build_switchable(group: Mapping[str, Any]) -> list[Any]:
+    return [_instantiate(item) for item in group.values() if item]
+
+
+def _build_loggers(group: Mapping[str, Any], run_dir: Path, epochs_done: int | None) -> list[Any]:
+    purge = {"lightning.pytorch.loggers.TensorBoardLogger": {"purge_step": (epochs_done or 0) + 1}}
+    return [
+        _instantiate(item, save_dir=str(run_dir), **({} if epochs_done is None else purge.get(item._target_, {})))
+        for item in group.values()
+        if item
+    ]
 
 
 def _instantiate(node: DictConfig, **arguments: Any) -> Any:

@@ -64,6 +64,7 @@ class Classifier(lightning.LightningModule):
         self.network = network.to(memory_format=self.memory_format)
         self.optimizer = optimizer
         self.schedule = schedule
+        self.taken_over: frozenset[str] = frozenset()  # names of weights that come from another run
         self.train_tally = Tally()
         self.val_tally = Tally()
         self.test_tally = Tally()

@@ -27,6 +27,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+CONFIG_DIR = Path(__file__).parents[2] / "conf"
+
 
 class ConfigurationError(ValueError):
     """A configuration is wrong; the text names the key, the value and the way out."""
@@ -98,7 +100,9 @@ RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "run_name": optional(FOLDER_NAME),
     "channels_last": FLAG,
+    "checkpoint.every_seconds": POSITIVE,
     "checkpoint.keep": FLAG,
+    "init.from_run": optional(TEXT),
     "expected": optional(BAND),
     "model.lr": POSITIVE,
     "model.image_size": whole(1, 2048),
@@ -152,6 +156,40 @@ NOT_RECIPE = {
 GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
+
+
+def check_targets(config: Any, trusted: Sequence[str], source: str) -> None:
+    """Refuse a configuration that comes from a run's folder, where it would call what conf/ does not.
+
+    Only the very names in conf/ are allowed: harmless-looking functions of any installed package can run planted code.
+
+    Raises:
+        ConfigurationError: a target is neither in conf/ nor trusted.
+    """
+    allowed = {*shipped_targets(), *trusted, None}
+    for key, value in flatten(config).items():
+        in_lists = [item for item in value if isinstance(item, (dict, list))] if isinstance(value, list) else []
+        for item in in_lists:
+            check_targets(
+                {str(index): child for index, child in enumerate(item)} if isinstance(item, list) else item,
+                trusted,
+                source,
+            )
+        if key.rpartition(".")[2] == "_target_" and value not in allowed:
+            raise ConfigurationError(
+                f"{source} calls {value!r} ({key}), which no file in {CONFIG_DIR} does, so nothing was called. If you "
+                f"know who wrote it: --trust {value}"
+            )
+        if isinstance(value, str) and "${" in value:
+            raise ConfigurationError(f"{source} is not resolved: {key}={value}. A run's own configuration is.")
+
+
+@functools.cache
+def shipped_targets() -> frozenset[str]:
+    """Every `_target_` in conf/."""
+    files = [yaml.safe_load(path.read_text()) for path in CONFIG_DIR.rglob("*.yaml")]
+    targets = [value for file in files for key, value in flatten(file or {}).items() if key.endswith("_target_")]
+    return frozenset(target for target in targets if target is not None)
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -238,6 +276,8 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Null values are left out, so that a key added later with null as its default changes no old run's content.
     """
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     values = {
         key: float(value) if isinstance(value, int) and _takes_fractions(key) else value
         for key, value in flatten(config).items()

@@ -1,22 +1,31 @@
-"""The run folder: its lock, its status, its result."""
+"""The run folder: its lock, its status, its result, and what can be loaded from it."""
 
+import difflib
 import fcntl
+import functools
 import json
+import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from convnets.configuration import differences
+from convnets.atomic import write_atomically
+from convnets.building import build_classifier, build_datamodule
+from convnets.classifier import Classifier
+from convnets.configuration import check_targets, differences
+
+log = logging.getLogger(__name__)
 
 # What a run leaves in its folder beside the lock: if any of it is there, the folder is occupied.
 STARTED_FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "checkpoints", "weights.safetensors")
@@ -28,10 +37,15 @@ class RunFolderError(RuntimeError):
 
 
 class Run:
-    """A folder that describes one training: see the README for its files."""
+    """A folder that describes one training: see the README for its files.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        trust: names of classes that its configuration may call beside those in conf/.
+    """
+
+    def __init__(self, path: Path, trust: Sequence[str] = ()) -> None:
         self.path = path
+        self.trust = trust
 
     def __str__(self) -> str:
         try:
@@ -49,7 +63,7 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = self.path / ".lock"
-            file = lock.open("w")
+            file = lock.open("a+")
         except OSError as error:
             raise RunFolderError(
                 f"{self} cannot be written: {error.strerror}. Choose another with hydra.run.dir."
@@ -60,38 +74,94 @@ class Run:
                 if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                     raise BlockingIOError  # who held it has removed the folder since
             except (BlockingIOError, FileNotFoundError):
-                raise RunFolderError(
-                    f"{self} is in use by {self._holder()}: wait for it, or set run_name=NAME."
-                ) from None
+                file.seek(0)
+                holder = file.read() or "another process"
+                raise RunFolderError(f"{self} is in use by {holder}: wait for it, or set run_name=NAME.") from None
             try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
+                file.flush()
                 yield
             finally:
-                if [*self.path.iterdir()] == [self.path / ".lock"]:  # refused before it began
+                if self.path.exists() and [*self.path.iterdir()] == [self.path / ".lock"]:  # refused before it began
                     shutil.rmtree(self.path)
 
-    def _holder(self) -> str:
-        status = self.status()
-        if not status:
-            return "another process"
-        return f"process {status['pid']} on {status['host']} since {status['started']}"
-
+    @property
     def status(self) -> dict[str, Any]:
         """The content of status.json, empty where there is none."""
         return _read_json(self.path / "status.json")
 
+    @property
     def result(self) -> dict[str, Any]:
         """The content of result.json, empty where the run has not finished."""
         return _read_json(self.path / "result.json")
 
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration that the run was started with."""
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final metrics, such as `val/accuracy`; empty where the run has not finished."""
+        return self.result.get("metrics", {})
+
+    @property
+    def config(self) -> DictConfig:
+        """The resolved configuration that the run was started with, safe to build from.
+
+        Raises:
+            ConfigurationError: it calls for a class that is neither in conf/ nor trusted.
+        """
+        config = self._stored_config()
+        check_targets(config, self.trust, f"{self}/config.yaml")
+        return OmegaConf.create(config)
+
+    def _stored_config(self) -> dict[str, Any]:
         try:
-            config = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+            config = yaml.safe_load((self.path / "config.yaml").read_text())
+        except FileNotFoundError:
+            raise RunFolderError(f"{self} is no run's folder: it has no config.yaml.") from None
         except (yaml.YAMLError, ValueError):
             config = None
         if not isinstance(config, dict) or not config:
             raise RunFolderError(f"{self}/config.yaml is damaged. To train anew: rm -r {self}")
         return {str(key): value for key, value in config.items()}
+
+    @functools.cached_property
+    def datamodule(self) -> Any:
+        """The run's images, read into memory."""
+        datamodule = build_datamodule(self.config)
+        datamodule.prepare_data()
+        datamodule.setup()
+        return datamodule
+
+    @functools.cached_property
+    def classifier(self) -> Classifier:
+        """The trained network, in evaluation mode, on the CPU.
+
+        Raises:
+            RunFolderError: the run has no weights yet, or they are not those of its network.
+        """
+        path = self.path / "weights.safetensors"
+        if not path.exists():
+            raise RunFolderError(f"{self} has no weights: {self.standing()}.")
+        with torch.random.fork_rng(devices=[]):  # building draws the weights that are replaced here
+            classifier = build_classifier(self.config, build_datamodule(self.config))
+        try:
+            classifier.network.load_state_dict(safetensors.torch.load_file(path))
+        except (RuntimeError, safetensors.SafetensorError) as error:
+            raise RunFolderError(f"{path} does not hold the weights of {self}/config.yaml: {error}") from error
+        return classifier.eval()
+
+    def standing(self) -> str:
+        """How far the run has come, in words, with the command that goes on."""
+        status = self.status
+        if self.result:
+            return "it is finished"
+        state = {"running": "running or killed", "done": "its result.json removed"}.get(
+            status.get("state", ""), status.get("state", "not started")
+        )
+        return f"it is {state} after epoch {status.get('epoch', 0)}; to go on: {self.resume_command()}"
+
+    def resume_command(self) -> str:
+        """What goes on with the run."""
+        return f"python scripts/resume.py {self}"
 
     def is_complete(self) -> bool:
         """Whether everything is there that a finished run leaves."""
@@ -109,33 +179,40 @@ class Run:
         way_out = f"Set run_name=NAME for a new folder, or remove this one: rm -r {self}"
         if "config.yaml" not in present:
             raise RunFolderError(f"{self} holds {', '.join(present)}, but no config.yaml to say of what run. {way_out}")
-        if differing := differences(self.config(), config):
+        if differing := differences(self._stored_config(), config):
             lines = [f"  {key}: {theirs} there, {ours} now" for key, (theirs, ours) in differing.items()]
             raise RunFolderError("\n".join([f"{self} holds a run of another configuration:", *lines, way_out]))
-        result, status = self.result(), self.status()
+        result = self.result
         if result and not self.is_complete():
             missing = [name for name in FINISHED_FILES if name not in present]
             raise RunFolderError(f"{self} was finished, but lacks {', '.join(missing)}. {way_out}")
-        if result or not {"metrics.csv", "checkpoints"} & {*present}:
-            return result  # where not even an epoch was finished, nothing is lost by starting anew
-        raise RunFolderError(
-            f"{self} holds an unfinished run of this configuration (started {status.get('started', 'once')}, "
-            f"{_state(status)} after epoch {status.get('epoch', 0)}; going on with it is not supported yet). {way_out}"
-        )
+        return result
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Write config.yaml, and a status that says so."""
+    def start(self, config: Mapping[str, Any], epoch: int | None = None) -> None:
+        """Write config.yaml, and a status that says so.
+
+        Args:
+            epoch: how many were finished in the process before, where the run goes on.
+        """
+        before = self.status if epoch is not None else {}
+        if epoch is None:  # what an attempt left that did not reach its first checkpoint
+            for path in [self.path / "metrics.csv", *self.path.glob("events.out.tfevents.*")]:
+                path.unlink(missing_ok=True)
+        self.save_config(config)
+        status = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
+        times = {"started": before.get("started", _now()), "resumed": before.get("resumed", -1) + 1 if before else 0}
+        self._write_status({**status, **times, "epoch": epoch or 0})
+
+    def save_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml."""
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        host = socket.gethostname()
-        self._write_status({"state": "running", "pid": os.getpid(), "host": host, "started": now, "epoch": 0})
 
     def set_status(self, state: str, **values: Any) -> None:
-        """Change status.json: running, done, failed or interrupted."""
-        self._write_status({**self.status(), "state": state, **values})
+        """Change status.json: running, done, failed, interrupted or out_of_memory."""
+        self._write_status({**self.status, "state": state, **values})
 
     def _write_status(self, status: dict[str, Any]) -> None:
-        status["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
+        status["updated"] = _now()
         write_atomically(self.path / "status.json", json.dumps(status, indent=2) + "\n")
 
     def save_weights(self, network: nn.Module) -> None:
@@ -145,18 +222,59 @@ class Run:
 
     def finish(self, result: Mapping[str, Any], keep_checkpoints: bool) -> None:
         """Write result.json, then a status that says so, then remove the checkpoints; go on where that was cut off."""
-        if not self.result():
+        if not self.result:
             write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
-        if self.status().get("state") != "done":
+        if self.status.get("state") != "done":
             self.set_status("done")
         if not keep_checkpoints:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
-def _state(status: Mapping[str, Any]) -> str:
-    # Nobody holds the lock, so who was running has died; what is done has a result.
-    states = {"running": "killed", "done": "its result.json removed"}
-    return states.get(str(status.get("state")), str(status.get("state", "broken off")))
+def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
+    """Find a run's folder, whose config, metrics, classifier and datamodule can then be used.
+
+    Args:
+        run: a folder, a folder's name in outputs/, "latest", or "best:SWEEP" (the highest validation accuracy).
+        trust: names of classes that its configuration may call beside those in conf/.
+
+    Raises:
+        RunFolderError: there is no such run.
+    """
+    outputs = Path("outputs")
+    text = str(run)
+    if Path(run).is_dir():
+        return Run(Path(run), trust)
+    folders = [path.parent for path in (*outputs.glob("runs/*/config.yaml"), *outputs.glob("sweeps/*/*/config.yaml"))]
+    if text == "latest":
+        if not folders:
+            raise RunFolderError("There is no run in outputs/ yet: python scripts/train.py makes one.")
+        return Run(max(folders, key=lambda folder: (folder / "status.json").stat().st_mtime), trust)
+    if text.startswith("best:"):
+        return _best_of(outputs / "sweeps", text.removeprefix("best:"), trust)
+    found = [folder for folder in folders if folder.name == text]
+    if len(found) != 1:
+        nearest = difflib.get_close_matches(text, [folder.name for folder in folders], n=1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else " RUN is a folder, latest, or best:SWEEP."
+        several = f": {', '.join(map(str, found))}" if found else ""
+        raise RunFolderError(f"There {'are several runs' if found else 'is no run'} {text}{several}.{hint}")
+    return Run(found[0], trust)
+
+
+def _best_of(sweeps_dir: Path, name: str, trust: Sequence[str]) -> Run:
+    sweep_dir = Path(name) if Path(name).is_dir() else sweeps_dir / name
+    runs = [Run(path.parent, trust) for path in sorted(sweep_dir.glob("*/result.json"))]
+    if not runs:
+        sweeps = sorted(path.name for path in sweeps_dir.glob("*"))
+        known = f" Sweeps: {', '.join(sweeps)}." if sweeps else ""
+        raise RunFolderError(f"There is no finished run in {sweep_dir}.{known}")
+    best = max(runs, key=lambda run: run.metrics["val/accuracy"])
+    if best.result["validated_on"] == "test split":
+        log.warning("%s is the best of %d on the test split itself: its accuracy flatters.", best, len(runs))
+    return best
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -169,13 +287,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} is damaged. To train anew: rm -r {path.parent}")
     return content
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file whole: a reader or a crash meets the old content or the new one."""
-    temporary = path.with_name(f".{path.name}.incoming")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

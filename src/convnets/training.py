@@ -1,5 +1,6 @@
-"""Train a configuration into a run folder."""
+"""Train a configuration into a run folder, or go on with what is in it."""
 
+import errno
 import logging
 import platform
 import shutil
@@ -7,11 +8,12 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,83 +21,227 @@ from typing import Any, TextIO
 
 import lightning
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from convnets.building import build_classifier, build_datamodule, build_trainer, load_images
-from convnets.callbacks import Checkpoints, History
+from convnets.callbacks import (
+    CheckpointError,
+    Checkpoints,
+    History,
+    Interrupted,
+    NonFiniteLossError,
+    check_fits,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from convnets.callbacks.progress import count, duration
 from convnets.classifier import Classifier
-from convnets.configuration import content_hash
+from convnets.configuration import RULES, ConfigurationError, content, content_hash
 from convnets.plots import training_curves
-from convnets.runs import Run
+from convnets.runs import Run, RunFolderError
 
 log = logging.getLogger(__name__)
 
 PACKAGES_THAT_MATTER = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics")
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-def train(config: DictConfig, run_dir: Path) -> dict[str, Any]:
+class OutOfMemoryError(RuntimeError):
+    """The training does not fit into memory; the text says what to change."""
+
+
+def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train what the configuration says, leave everything about it in `run_dir`, and return the result.
 
-    A folder that holds the finished run of the same configuration is reported, and not trained again.
+    In a folder of the same configuration, a finished run is reported and not trained again, and an unfinished one goes
+    on from its last checkpoint, to the same bits as if it had not been interrupted.
 
     Args:
         config: composed and checked; its interpolations are resolved here.
+        extra_callbacks: which must not change the training.
 
     Raises:
-        RunFolderError: the folder holds something else, or another process holds it.
+        RunFolderError: the folder holds something else, another process holds it, or it cannot be written.
         ConfigurationError: the parts do not fit together, such as an image too small for the network.
+        CheckpointError: the run cannot go on from its checkpoint.
         DataUnavailableError: the images cannot be found.
         NonFiniteLossError: the training diverged.
+        OutOfMemoryError: the batch is too large.
+        SystemExit: a signal asked to leave, and what there was is saved; the code is 128 + signal.
     """
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     config = OmegaConf.create(plain)
     run = Run(run_dir)
     with quieten_lightning():
         if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-            return _fit(config, run, *_build(config, run))  # rank 0 holds the folder, and started this process
+            return _train_beside(config, run, extra_callbacks)
         with _logging_to(sys.stdout), run.locked():
             if result := run.finished_result(plain):
                 run.finish(result, config.checkpoint.keep)
                 log.info("This configuration has been trained already: nothing was done. To repeat it: rm -r %s", run)
                 log.info("%s", _report(run, config, result))
                 return result
-            return _start(run, config, plain)
+            return _start(run, config, plain, extra_callbacks)
 
 
-def _start(run: Run, config: DictConfig, plain: dict[str, Any]) -> dict[str, Any]:
-    trainer, datamodule, classifier = _build(config, run)
+def extend(run: Run, changes: Sequence[str]) -> DictConfig:
+    """The run's configuration with changes (KEY=VALUE) to what does not decide its result, or with more epochs.
+
+    A finished run is made an unfinished one, that has these epochs still to go.
+
+    Raises:
+        ConfigurationError: a change would make another run of it.
+        RunFolderError: the run is finished, and its checkpoints were removed.
+    """
+    config = run.config
+    before = content(config)
+    for change in changes:
+        key, separator, value = change.partition("=")
+        if not separator or OmegaConf.select(config, key, default=_Status) is _Status:
+            raise ConfigurationError(f"{change!r} is no KEY=VALUE with a key of {run}/config.yaml.")
+        parsed = yaml.safe_load(value)
+        if key in RULES and not RULES[key].allows(parsed):
+            raise ConfigurationError(f"{key} must be {RULES[key].wording}, got {parsed!r}.")
+        OmegaConf.update(config, key, parsed)
+    after = content(config)
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    if other := [key for key in changed if key != "trainer.max_epochs"]:
+        raise ConfigurationError(
+            f"{other[0]} decides what is learned, so {run} cannot go on with another. To start a new run from its "
+            f"weights: python scripts/train.py init.from_run={run} {other[0]}={after.get(other[0])}"
+        )
+    if not changed:
+        return config
+    epochs, more = before["trainer.max_epochs"], after["trainer.max_epochs"]
+    if more < epochs:
+        raise ConfigurationError(
+            f"trainer.max_epochs={more} is less than the {epochs} of {run}: only more can be added."
+        )
+    if "schedule.steps_argument" in before:
+        raise ConfigurationError(
+            f"The learning rate of {run} was planned for {epochs} epochs ({before['schedule._target_']}), and there is "
+            f"none for more. To start a new run from its weights: python scripts/train.py init.from_run={run}"
+        )
+    with run.locked():
+        if run.result and not (run.path / "checkpoints" / "last.ckpt").exists():
+            raise RunFolderError(
+                f"{run} is finished, and its checkpoints were removed: it would have to be trained with "
+                f"checkpoint.keep=true to be extended. To start a new run from its weights: "
+                f"python scripts/train.py init.from_run={run}"
+            )
+        config.expected = None  # of the recipe that this is no longer
+        (run.path / "result.json").unlink(missing_ok=True)
+        run.set_status("interrupted")
+        run.save_config(config)
+    return config
+
+
+def _train_beside(config: DictConfig, run: Run, extra_callbacks: Sequence[Callback]) -> dict[str, Any]:
+    """Be one of the ranks above 0: rank 0 holds the folder, has checked all, and started this process."""
+    found = newest_checkpoint(run.path / "checkpoints")
+    trainer, datamodule, classifier = _build(config, run, None, extra_callbacks)
+    trainer.ckpt_path = found and found[0]
+    try:
+        return _fit(config, run, trainer, datamodule, classifier)
+    except NonFiniteLossError:
+        return {}  # all ranks know, and rank 0 says it; Lightning would kill it where another ended with an error
+
+
+def _start(run: Run, config: DictConfig, plain: dict[str, Any], extra_callbacks: Sequence[Callback]) -> dict[str, Any]:
+    found = newest_checkpoint(run.path / "checkpoints")
+    epochs_done = None if found is None else len(found[1]["callbacks"]["History"]["rows"])
+    _keep_events_in_order(run)
+    trainer, datamodule, classifier = _build(config, run, epochs_done, extra_callbacks)
     load_images(datamodule, trainer)
-    run.start(plain)  # not earlier: what is refused above must not occupy the folder
+    if found is not None:
+        check_fits(found[1], classifier, trainer.world_size, found[0])
+        trainer.ckpt_path = found[0]
+    run.start(plain, epochs_done)  # not earlier: what is refused above must not occupy the folder
     with (run.path / "train.log").open("a") as file, _logging_to(file):
         log.info("%s", _description(config, datamodule, classifier))
+        if found is not None:
+            log.info("going on after epoch %d, at step %d", epochs_done, found[1]["global_step"])
         log.info("run folder: %s", run)
+        del found
         try:
             result = _fit(config, run, trainer, datamodule, classifier)
+            run.finish(result, config.checkpoint.keep)
         except BaseException as error:
-            # Lightning turns Ctrl-C into exit code 1, and SIGTERM into 0.
-            if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-                code = 128 + signal.SIGINT
-            elif isinstance(error, SIGTERMException):
-                code = 128 + signal.SIGTERM
-            else:
-                run.set_status("failed", error=f"{type(error).__name__}: {error}")
-                log.error("Failed: %s keeps what there is, and is marked so.", run)
-                traceback.print_exc(file=file)
-                raise
-            run.set_status("interrupted")
-            log.warning("Interrupted: %s keeps what there is, and is marked so.", run)
-            sys.exit(code)
-        run.finish(result, config.checkpoint.keep)
+            told = _marked(error, run, config, file)
+            raise told from (None if told is error else error)
         log.info("%s", _report(run, config, result))
     return result
 
 
-def _build(config: DictConfig, run: Run) -> tuple[lightning.Trainer, Any, Classifier]:
-    trainer = build_trainer(config, run.path, [_Status(run)])
+def _keep_events_in_order(run: Run) -> None:
+    """TensorBoard reads a folder's files in the order of the seconds in their names: make the new file's the last."""
+    paths = sorted(run.path.glob("events.out.tfevents.*"))
+    now = int(time.time())
+    if not paths or (newest := int(paths[-1].name.split(".")[3])) < now:
+        return
+    if newest > now:
+        log.warning("The clock was moved back by %s since this run began: its event files get earlier names, so that "
+                    "TensorBoard keeps their order.", duration(newest - now))  # fmt: skip
+    for seconds_ago, path in enumerate(reversed(paths), start=1):
+        words = path.name.split(".")
+        path.rename(path.with_name(".".join([*words[:3], f"{now - seconds_ago:010d}", *words[4:]])))
+
+
+def _marked(error: BaseException, run: Run, config: DictConfig, log_file: TextIO) -> BaseException:
+    """Leave in the folder how the training ended; return what to raise."""
+    go_on = f"To go on: {run.resume_command()}"
+    # Outside of training's steps Lightning turns Ctrl-C into exit code 1, and SIGTERM into 0.
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        error = Interrupted(128 + signal.SIGINT)
+    elif isinstance(error, SIGTERMException):
+        error = Interrupted(128 + signal.SIGTERM)
+    told: BaseException = error
+    state = "failed"
+    if isinstance(error, Interrupted):
+        state = "interrupted"
+    elif _is_out_of_memory(error):
+        state, told = "out_of_memory", OutOfMemoryError(_out_of_memory_advice(error, config))
+    elif isinstance(error, OSError) and not run.path.exists():
+        told = RunFolderError(f"{run} has vanished during the training: nothing is left to go on from.")
+    elif isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+        what = error.filename or run
+        told = RunFolderError(f"{what} cannot be written: {error.strerror}. The last checkpoint is whole. {go_on}")
+    traceback.print_exception(error, file=log_file)
+    with suppress(OSError):  # what cannot be written now was said
+        run.set_status(state, **({} if state == "interrupted" else {"error": f"{type(told).__name__}: {told}"}))
+    if state == "interrupted":
+        log.warning("Interrupted: %s keeps what there is. %s", run, go_on)
+    elif run.path.exists():
+        log.error("Failed: %s keeps what there is, and is marked so.", run)
+    return told
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def _out_of_memory_advice(error: BaseException, config: DictConfig) -> str:
+    half = max(config.data.batch_size // 2, 1)
+    faster = " or trainer.precision=bf16-mixed" if config.trainer.precision == "32-true" else ""
+    reason = str(error).strip().partition("\n")[0]
+    return (
+        f"Out of memory with batches of {config.data.batch_size} images of {config.data.resize} pixels: set "
+        f"data.batch_size={half} (with trainer.accumulate_grad_batches={2 * config.trainer.accumulate_grad_batches} a "
+        f"step still counts as many images){faster}. ({reason})"
+    )
+
+
+def _build(
+    config: DictConfig, run: Run, epochs_done: int | None, extra_callbacks: Sequence[Callback]
+) -> tuple[lightning.Trainer, Any, Classifier]:
+    trainer = build_trainer(config, run.path, [_Status(run), *extra_callbacks], epochs_done)
     datamodule = build_datamodule(config)
     return trainer, datamodule, build_classifier(config, datamodule)
 
@@ -103,20 +249,18 @@ def _build(config: DictConfig, run: Run) -> tuple[lightning.Trainer, Any, Classi
 def _fit(
     config: DictConfig, run: Run, trainer: lightning.Trainer, datamodule: Any, classifier: Classifier
 ) -> dict[str, Any]:
-    started = time.perf_counter()
     trainer.fit(classifier, datamodule=datamodule)
-    rows = History.of(trainer).rows
+    history, checkpoints = History.of(trainer), Checkpoints.of(trainer)
+    rows = history.rows
     chosen = rows[-1]
     if config.data.holdout > 0:
-        checkpoints = Checkpoints.of(trainer)
         chosen = rows[checkpoints.best_epoch - 1]
-        weights = torch.load(checkpoints.best_path, map_location="cpu", weights_only=True)["state_dict"]
-        classifier.load_state_dict(weights)
+        classifier.load_state_dict(_best_weights(checkpoints, run))
+        trainer.ckpt_path = None  # or the test would take the last weights from there
         trainer.test(classifier, datamodule=datamodule, verbose=False)
-    seconds = time.perf_counter() - started
     metrics = {name: value for name, value in chosen.items() if "/" in name}
     if config.data.holdout > 0:
-        metrics |= History.of(trainer).test_metrics
+        metrics |= history.test_metrics
     if not trainer.is_global_zero:
         return {}
     (run.path / "hparams.yaml").unlink(missing_ok=True)  # TensorBoardLogger's, and always empty: config.yaml has it all
@@ -127,8 +271,9 @@ def _fit(
         "weights_of_epoch": int(chosen["epoch"]),
         "epochs": len(rows),
         "validated_on": "test split" if datamodule.validates_on_test_split else "holdout",
-        "seconds": round(seconds, 3),
+        "seconds": round(history.seconds, 3),
         "train_seconds": round(sum(row["train_seconds"] for row in rows), 3),
+        "checkpoint_seconds": round(checkpoints.saving_seconds, 3),
         "images_per_second": round(statistics.median(row["images_per_second"] for row in rows), 1),
         "config_hash": content_hash(OmegaConf.to_container(config)),  # type: ignore[arg-type]
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -136,6 +281,15 @@ def _fit(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES_THAT_MATTER}},
         "git_commit": _git_commit(),
     }
+
+
+def _best_weights(checkpoints: Checkpoints, run: Run) -> dict[str, torch.Tensor]:
+    try:
+        return read_checkpoint(checkpoints.best_path)["state_dict"]
+    except (CheckpointError, FileNotFoundError) as error:
+        raise CheckpointError(
+            f"The weights of the best epoch ({checkpoints.best_epoch}) are lost: {error}. To train anew: rm -r {run}"
+        ) from error
 
 
 class _Status(Callback):
@@ -208,18 +362,26 @@ def _git_commit() -> str | None:
 
 @contextmanager
 def quieten_lightning() -> Iterator[None]:
-    """Leave out what Lightning tells everybody (absent devices, tips), and warnings of what is not so here."""
+    """Leave out what Lightning tells everybody (absent devices, tips), and warnings of what is not so here.
+
+    TensorBoard's writing thread prints an error that it hands to the next caller as well: once is enough.
+    """
     loggers = [logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")]
     levels = [logger.level for logger in loggers]
+    excepthook = threading.excepthook
+    threading.excepthook = lambda failed: None if failed.exc_type is OSError else excepthook(failed)
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            # The images are in memory, and torch's tree API has moved on from Lightning's use of it.
+            # The images are in memory, their sampler starts where a checkpoint was written, and torch's tree API has
+            # moved on from Lightning's use of it.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
             warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")
             yield
     finally:
+        threading.excepthook = excepthook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -100,7 +100,7 @@ def book_run(folder, recipe="lenet", *overrides):
     if not (folder / "trained").exists():
         train(trained, folder / "trained")
     shutil.copytree(folder / "trained", run.path)
-    run.start({str(key): value for key, value in config.items()})
+    run.save_config(config)
     return run
 
 

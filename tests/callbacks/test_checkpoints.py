@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from convnets.callbacks import AtomicCheckpointIO
+from convnets.callbacks import CheckedCheckpointIO
 
 
 def test_a_checkpoint_is_written_whole(tmp_path):
-    AtomicCheckpointIO().save_checkpoint({"a": torch.arange(3)}, tmp_path / "new" / "last.ckpt")
+    CheckedCheckpointIO().save_checkpoint({"a": torch.arange(3)}, tmp_path / "new" / "last.ckpt")
     assert torch.load(tmp_path / "new" / "last.ckpt", weights_only=True)["a"].tolist() == [0, 1, 2]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["last.ckpt"]
 
 
 def test_a_write_that_fails_leaves_the_previous_one(tmp_path, monkeypatch):
-    writer = AtomicCheckpointIO()
+    writer = CheckedCheckpointIO()
     writer.save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
 
     def fail(checkpoint, file):

@@ -21,7 +21,7 @@ def test_a_diverged_training_is_stopped_marked_and_keeps_the_last_good_checkpoin
     monkeypatch.setattr(Classifier, "training_step", failing_step)
     with pytest.raises(NonFiniteLossError, match=r"train/loss became nan in epoch 2: .* Lower model.lr \(it was 0.1\)"):
         train(small("trainer.max_epochs=5"), tmp_path)
-    status = Run(tmp_path).status()
+    status = Run(tmp_path).status
     assert status["state"] == "failed"
     assert status["epoch"] == 1
     assert "epoch 2" in status["error"]

@@ -44,7 +44,7 @@ def draw_all(config_dir: Path, recipes: Sequence[str], runs_dir: Path, figures_d
                 f"python scripts/reproduce.py {recipe} --seeds 1"
             )
             continue
-        config = run.config()
+        config = run.config
         precision = config["trainer"]["precision"]
         title = f"{recipe}, seed {config['seed']}" + ("" if precision == "32-true" else f", {precision}")
         save(f"{recipe}-curves", plots.training_curves(read_rows(run), title))
@@ -55,7 +55,7 @@ def draw_all(config_dir: Path, recipes: Sequence[str], runs_dir: Path, figures_d
 
 
 def _lenet_pictures(run: Run, title: str) -> list[tuple[str, Figure]]:
-    config = OmegaConf.create(run.config())
+    config = OmegaConf.create(run.config)
     network = build_classifier(config, build_datamodule(config)).network.eval()
     network.load_state_dict(safetensors.torch.load_file(run.path / "weights.safetensors"))
     first = network.get_submodule("0")

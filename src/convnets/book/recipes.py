@@ -86,7 +86,7 @@ class Plan:
         text = f"{self.recipe}: {count(len(self.runs), 'run')}, {done} already in {self.runs[0][0].path.parent}"
         if not self.missing:
             return f"{text}: nothing to train"
-        finished = [run.result()["seconds"] for run, config in self.runs if run.finished_result(_plain(config))]
+        finished = [run.result["seconds"] for run, config in self.runs if run.finished_result(_plain(config))]
         seconds = statistics.median(finished) if finished else measured_seconds(self.missing[0][1])
         return f"{text}; training the other {len(self.missing)} takes about {duration(len(self.missing) * seconds)}"
 
@@ -155,7 +155,7 @@ def finished_runs(config_dir: Path, recipe: str, runs_dir: Path) -> Iterator[Run
         run = Run(path.parent)
         if not run.is_complete():
             continue
-        if set(differences(run.config(), published)) <= NOT_RECIPE | PRECISION:
+        if set(differences(run.config, published)) <= NOT_RECIPE | PRECISION:
             yield run
 
 

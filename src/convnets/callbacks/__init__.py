@@ -1,22 +1,36 @@
 """What happens beside the training step."""
 
-from convnets.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from convnets.callbacks.checkpoints import (
+    CheckedCheckpointIO,
+    CheckpointError,
+    Checkpoints,
+    Interrupted,
+    check_fits,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from convnets.callbacks.finite_loss import FiniteLoss, NonFiniteLossError
 from convnets.callbacks.history import History
-from convnets.callbacks.initialization import KaimingInit, NothingInitializedError, XavierInit
+from convnets.callbacks.initialization import KaimingInit, NothingInitializedError, WeightsFromRun, XavierInit
 from convnets.callbacks.progress import Progress, TimeEstimate
 from convnets.callbacks.randomness import StepRandomness
 
 __all__ = [
-    "AtomicCheckpointIO",
+    "CheckedCheckpointIO",
+    "CheckpointError",
     "Checkpoints",
     "FiniteLoss",
     "History",
+    "Interrupted",
     "KaimingInit",
     "NonFiniteLossError",
     "NothingInitializedError",
     "Progress",
     "StepRandomness",
     "TimeEstimate",
+    "WeightsFromRun",
     "XavierInit",
+    "check_fits",
+    "newest_checkpoint",
+    "read_checkpoint",
 ]

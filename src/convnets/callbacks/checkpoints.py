@@ -1,54 +1,259 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints that are whole or not there, written inside epochs too, and on a signal."""
 
+import hashlib
+import io
+import logging
 import os
+import pickle
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
-from typing import Any, Self
+from types import FrameType
+from typing import Any, BinaryIO, Self, cast
 
 import lightning
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
+from convnets.atomic import replacing
 from convnets.classifier import Classifier
 
+log = logging.getLogger(__name__)
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk, then renames: a killed process leaves the previous checkpoint."""
+FORMAT = 1  # of what this module adds to Lightning's checkpoint, under "convnets"
+RANKS_AGREE_EVERY = 10  # steps after which the ranks ask each other whether to save
+# A checkpoint is a zip archive, and its checksum the archive's comment: one file, which any reader of zip still reads.
+END_OF_ZIP, CHECKSUM_BYTES = b"PK\x05\x06", 64
+NO_COMMENT, COMMENT = (length.to_bytes(2, "little") for length in (0, CHECKSUM_BYTES))  # before the comment: its length
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be gone on from; the text says why and what to do."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """The file is not what was written."""
+
+
+class _Hashing(io.RawIOBase):
+    """Passes on what is written, and hashes it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        """As its file is."""
+        return True
+
+    def write(self, content: Any) -> int:
+        """Write all of it."""
+        self.sha256.update(content)
+        return self.file.write(content)
+
+
+class CheckedCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint with its checksum, whole or not at all; loads tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the checkpoint to `path`, atomically."""
+        """Write the checkpoint beside `path`, flush it to disk, keep the old one as previous.ckpt, then rename."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.incoming")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as file:
+            archive = _Hashing(file)
+            torch.save(checkpoint, cast(BinaryIO, archive))
+            file.seek(-len(NO_COMMENT), os.SEEK_END)
+            file.write(COMMENT + archive.sha256.hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+            if path.name == "last.ckpt" and path.exists():
+                path.replace(path.with_name("previous.ckpt"))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: Any = True) -> dict[str, Any]:
+        """Read a checkpoint; see `read_checkpoint`."""
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `CheckedCheckpointIO` wrote. Nothing in the file is run.
+
+    Raises:
+        DamagedCheckpointError: it is not what was written.
+        CheckpointError: it holds more than tensors and plain values, or was written by another version of this.
+    """
+    content = path.read_bytes()
+    archive, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
+    if content[-22:-18] == END_OF_ZIP:
+        raise CheckpointError(f"{path} has no checksum, so another program or version wrote it. {_way_out(path)}")
+    if archive[-22:-18] != END_OF_ZIP or not archive.endswith(COMMENT):
+        raise DamagedCheckpointError(f"{path} is not whole")
+    sha256 = hashlib.sha256(memoryview(archive)[: -len(COMMENT)])
+    sha256.update(NO_COMMENT)
+    if sha256.hexdigest().encode() != checksum:
+        raise DamagedCheckpointError(f"{path} is not what was written: its checksum differs")
+    try:
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, so it was not loaded: it may run code. {reason}"
+        ) from error
+    written = checkpoint.get("convnets", {}) if isinstance(checkpoint, dict) else {}
+    if written.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} was written by another version of this project (format {written.get('format')}, not {FORMAT}). "
+            f"{_way_out(path)}"
+        )
+    return checkpoint
+
+
+def _way_out(path: Path) -> str:
+    return f"Go on with that version, or train anew: rm -r {path.parent}"
+
+
+def newest_checkpoint(checkpoints_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from, and its content. A damaged one is set aside with a warning.
+
+    Raises:
+        CheckpointError: it is whole, but cannot be used.
+    """
+    for name in ("last.ckpt", "previous.ckpt"):
+        path = checkpoints_dir / name
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            return path, read_checkpoint(path)
+        except FileNotFoundError:
+            continue
+        except DamagedCheckpointError as error:
+            aside = path.with_name(f"{name}.damaged")
+            path.replace(aside)
+            log.warning("%s; it was set aside as %s.", error, aside.name)
+    return None
+
+
+def check_fits(checkpoint: dict[str, Any], classifier: Classifier, num_ranks: int, path: Path) -> None:
+    """Refuse a checkpoint that this training cannot go on from.
+
+    Raises:
+        CheckpointError: the checkpoint is of another network, or of another number of processes.
+    """
+    there = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    here = {name: tuple(value.shape) for name, value in classifier.state_dict().items()}
+    if differing := sorted(name for name in {*there, *here} if there.get(name) != here.get(name)):
+        name = differing[0]
+        raise CheckpointError(
+            f"{path} is of another network: {name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} "
+            f"here ({len(differing)} of {len({*there, *here})} tensors differ). {_way_out(path)}"
+        )
+    if (num_before := checkpoint["convnets"]["processes"]) != num_ranks:
+        raise CheckpointError(
+            f"{path} was written by a training in {num_before} processes, and this would be one in {num_ranks}. Go on "
+            f"where there are as many devices as then, or train anew: rm -r {path.parent}"
+        )
+
+
+def _circumstances(trainer: lightning.Trainer) -> dict[str, Any]:
+    """What decides the last bits of a result."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "processes": trainer.world_size,
+        "threads": torch.get_num_threads(),
+        "device": name,
+        "torch": str(torch.__version__),
+    }
+
+
+class Interrupted(SystemExit):
+    """A signal asked to leave, and the run is saved. The code is 128 + signal, as shells have it."""
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM instead of obeying them; the second leaves at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._replaced: dict[int, Any] = {}
+
+    def watch(self, speaks: bool) -> None:
+        """Start noting."""
+        if threading.current_thread() is threading.main_thread():
+            self._speaks = speaks
+            self._replaced = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def release(self) -> None:
+        """Put the handlers back."""
+        for number, handler in self._replaced.items():
+            signal.signal(number, handler)
+        self._replaced = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            if sys.stderr.isatty():
+                os.write(2, b"\x1b[?25h\n")  # the progress bar has hidden the cursor
+            os._exit(128 + number)
+        self.received = number
+        if self._speaks:  # not through a buffered stream, in whose midst the signal may have come
+            os.write(
+                2, b"\n%s: saving, then leaving. Once more leaves at once.\n" % signal.Signals(number).name.encode()
+            )
 
 
 class Checkpoints(Checkpoint):
-    """Keeps the last epoch in last.ckpt and, if asked, the one of the highest validation accuracy in best.ckpt.
+    """Keeps what a run needs to go on in last.ckpt (and the one before it in previous.ckpt).
+
+    Saves at the end of each epoch, inside it every so many seconds, and after the step in which SIGINT or SIGTERM came;
+    then leaves. If asked, keeps the epoch of the highest validation accuracy in best.ckpt.
 
     Derived from Lightning's Checkpoint, whose hooks run after those of all other callbacks.
     """
 
-    def __init__(self, dir: Path, keep_best: bool) -> None:
+    def __init__(self, dir: Path, keep_best: bool = False, every_seconds: float = 60) -> None:
         self.last_path = dir / "last.ckpt"
         self.best_path = dir / "best.ckpt"
         self.keep_best = keep_best
+        self.every_seconds = every_seconds
         self.best_accuracy = -1.0
         self.best_epoch = 0
+        self.saving_seconds = 0.0
+        self._signals = _Signals()
+        self._saved = 0.0  # when
+        self._steps = 0
 
     @classmethod
     def of(cls, trainer: Any) -> Self:
         """The trainer's own."""
         return next(callback for callback in trainer.callbacks if isinstance(callback, cls))
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Watch for signals: not earlier, for Lightning sets handlers of its own."""
+        self._signals.watch(speaks=trainer.is_global_zero)
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save inside the epoch, if it is time or a signal came.
+
+        Not after the epoch's last batch, whose validation would never be run on resuming, and not between the batches
+        of one accumulated step, whose gradients are in no checkpoint.
+        """
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._steps += 1
+        due = int(time.monotonic() - self._saved >= self.every_seconds)
+        received = self._signals.received
+        if trainer.world_size > 1:
+            if self._steps % RANKS_AGREE_EVERY:
+                return
+            wishes = torch.tensor([float(received), float(due)], device=pl_module.device)
+            received, due = (int(wish) for wish in trainer.strategy.reduce(wishes, reduce_op="max").tolist())
+        if due or received:
+            self._save(trainer, self.last_path)
+            self._leave_if_asked(trainer, received)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the epoch; of equally good epochs the first is the best."""
@@ -56,14 +261,65 @@ class Checkpoints(Checkpoint):
         if self.keep_best and (accuracy := pl_module.metrics("val")["val/accuracy"]) > self.best_accuracy:
             self.best_accuracy = accuracy
             self.best_epoch = trainer.current_epoch + 1
-            trainer.save_checkpoint(self.best_path)
-        trainer.save_checkpoint(self.last_path)
+            self._save(trainer, self.best_path)
+        self._save(trainer, self.last_path)
+        received = torch.tensor(float(self._signals.received), device=pl_module.device)
+        self._leave_if_asked(trainer, int(trainer.strategy.reduce(received, reduce_op="max")))
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Obey signals again."""
+        self._signals.release()
+        self._leave_if_asked(trainer, self._signals.received)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Obey signals again."""
+        self._signals.release()
+
+    def _save(self, trainer: lightning.Trainer, path: Path) -> None:
+        started = time.monotonic()
+        trainer.save_checkpoint(path)
+        self._saved = time.monotonic()
+        self.saving_seconds += self._saved - started
+
+    def _leave_if_asked(self, trainer: lightning.Trainer, received: int) -> None:
+        if received:
+            # All ranks leave here. Lightning kills the first where another ends with an error.
+            raise Interrupted(128 + received if trainer.is_global_zero else 0)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the training's running sums of every rank, and what decides the last bits."""
+        assert isinstance(pl_module, Classifier)
+        gathered = {
+            name: trainer.strategy.all_gather(cast(Tensor, value)).reshape(trainer.world_size).tolist()
+            for name, value in pl_module.train_tally.metric_state.items()
+        }
+        checkpoint["convnets"] = {"format": FORMAT, "train_tally": gathered, **_circumstances(trainer)}
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Set the running sums back; warn where the run cannot go on to the same bits."""
+        assert isinstance(pl_module, Classifier)
+        written = checkpoint["convnets"]
+        for name, value in _circumstances(trainer).items():
+            if written[name] != value and trainer.is_global_zero:
+                log.warning(
+                    "This training began with %s %s and goes on with %s: the last bits of its result will differ from "
+                    "those of a training without interruption.", name, written[name], value,
+                )  # fmt: skip
+        for name, values in written["train_tally"].items():
+            getattr(pl_module.train_tally, name).fill_(values[trainer.global_rank])
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know of the best epoch."""
-        return {"best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch}
+        return {"best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch, "seconds": self.saving_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best epoch over from a checkpoint."""
         self.best_accuracy = state_dict["best_accuracy"]
         self.best_epoch = state_dict["best_epoch"]
+        self.saving_seconds = state_dict["seconds"]

@@ -1,7 +1,7 @@
 """The epoch's figures, computed once and handed to all that show them."""
 
 import csv
-import os
+import io
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from convnets.atomic import write_atomically
 from convnets.classifier import Classifier
 
 Row = dict[str, float]
@@ -21,13 +22,16 @@ class History(Callback):
     A row holds epoch (1 is the first), loss and accuracy of training and validation, the learning rate of the epoch's
     last step, seconds of training and of the whole epoch, and training images per second. Monitoring callbacks of
     Lightning, such as EarlyStopping, find the metrics under the same names.
+
+    All of it is in the checkpoint: a resumed run writes metrics.csv anew, without the rows after its checkpoint.
     """
 
     def __init__(self, csv_path: Path) -> None:
         self.csv_path = csv_path
         self.rows: list[Row] = []
         self.test_metrics: Row = {}
-        self._epoch_started = 0.0
+        self._started = self._epoch_started = 0.0
+        self._seconds_before = self._epoch_seconds_before = 0.0  # in earlier processes
         self._train_seconds = 0.0
         self._num_images = 0.0
         self._learning_rate = 0.0
@@ -37,8 +41,24 @@ class History(Callback):
         """The trainer's own."""
         return next(callback for callback in trainer.callbacks if isinstance(callback, cls))
 
+    @property
+    def seconds(self) -> float:
+        """Since the run began, without the time between its processes."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Start the run's clock."""
+        if stage == "fit":
+            self._started = time.perf_counter()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock of an epoch that is resumed, which `on_train_epoch_start` is not called for."""
+        self._epoch_started = time.perf_counter() - self._epoch_seconds_before
+        if trainer.is_global_zero and trainer.ckpt_path is not None:
+            self._write()
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock."""
+        """Start the epoch's clock."""
         self._epoch_started = time.perf_counter()
 
     def on_train_batch_start(
@@ -81,21 +101,33 @@ class History(Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.flush()  # so that a dashboard shows the epoch now
         if trainer.is_global_zero:
-            self._append(row)
+            self._write()
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Note the test metrics, which cannot be reduced over ranks once the trainer has left the device."""
         assert isinstance(pl_module, Classifier)
         self.test_metrics = pl_module.metrics("test")
         for logger in trainer.loggers:
-            logger.log_metrics(self.test_metrics, step=len(self.rows))
+            # A step of its own: a run that is resumed here drops the points after its last epoch, and draws them again.
+            logger.log_metrics(self.test_metrics, step=len(self.rows) + 1)
 
-    def _append(self, row: Row) -> None:
-        is_new = not self.csv_path.exists()
-        with self.csv_path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+    def _write(self) -> None:
+        if not self.rows:
+            self.csv_path.unlink(missing_ok=True)
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.csv_path, text.getvalue())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far, and the time they took."""
+        epoch_seconds = time.perf_counter() - self._epoch_started
+        return {"rows": self.rows, "seconds": self.seconds, "epoch_seconds": epoch_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from them."""
+        self.rows = state_dict["rows"]
+        self._seconds_before = state_dict["seconds"]
+        self._epoch_seconds_before = state_dict["epoch_seconds"]

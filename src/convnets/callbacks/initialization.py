@@ -2,22 +2,61 @@
 
 import logging
 from abc import abstractmethod
+from pathlib import Path
 
 import lightning
+import safetensors.torch
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from convnets.classifier import Classifier
+
 log = logging.getLogger(__name__)
 
 
 class NothingInitializedError(ValueError):
-    """The network has no layer that the initialisation is for."""
+    """The network has nothing that the initialisation is for."""
+
+
+class WeightsFromRun(Callback):
+    """Starts a training from the weights of another run, where the names and shapes of the network's are the same.
+
+    Args:
+        run_dir: the other run's folder.
+
+    Raises:
+        ValueError: it has no weights.
+        NothingInitializedError: it has none that fit.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / "weights.safetensors"
+        if not self.path.is_file():
+            raise ValueError(f"init.from_run={run_dir} has no {self.path.name}: give the folder of a finished run.")
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Take the weights, in a fit that starts from nothing; say what stays new, such as the head."""
+        if stage != "fit" or trainer.ckpt_path is not None:
+            return
+        assert isinstance(pl_module, Classifier)
+        theirs, ours = safetensors.torch.load_file(self.path), pl_module.network.state_dict()
+        fitting = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+        if not any(value.is_floating_point() for value in fitting.values()):
+            raise NothingInitializedError(f"init.from_run: none of the weights in {self.path} fits this network.")
+        pl_module.network.load_state_dict(fitting, strict=False)
+        pl_module.taken_over = frozenset(f"network.{name}" for name in fitting)
+        log.info("%d of %d tensors are those of %s", len(fitting), len(ours), self.path)
+        for name in [name for name in {**theirs, **ours} if name not in fitting]:
+            there, here = (str(tuple(d[name].shape)) if name in d else "absent" for d in (theirs, ours))
+            log.info("  %s is %s there and %s here: %s", name, there, here, "new" if name in ours else "left out")
 
 
 class _WeightInit(Callback):
     """Initialises the weights of convolutions and linear layers before the optimizer is built; biases stay.
+
+    Weights that were taken over from another run stay as well.
 
     In `setup` of a fresh fit, because Lightning restores checkpoints after it: resumed and tested weights stay too.
     """
@@ -30,16 +69,18 @@ class _WeightInit(Callback):
         """Initialise, in a fit that starts from nothing."""
         if stage != "fit" or trainer.ckpt_path is not None:
             return
-        layers = [module for module in pl_module.modules() if isinstance(module, (_ConvNd, nn.Linear))]
+        assert isinstance(pl_module, Classifier)
+        layers = {name: layer for name, layer in pl_module.named_modules() if isinstance(layer, (_ConvNd, nn.Linear))}
         name = type(self).__name__
         if not layers:
             raise NothingInitializedError(
                 f"{name} found no convolution or linear layer to initialise: set init=default."
             )
+        fresh = [layer for name, layer in layers.items() if f"{name}.weight" not in pl_module.taken_over]
         with torch.no_grad():
-            for layer in layers:
+            for layer in fresh:
                 self.initialize(layer.weight)
-        log.info("%s: weights of %d layers", name, len(layers))
+        log.info("%s: weights of %d layers", name, len(fresh))
 
 
 class XavierInit(_WeightInit):
