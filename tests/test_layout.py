@@ -13,7 +13,8 @@ FLOORS = [
     {"callbacks"},
     {"building"},
     {"runs"},
-    {"training"},
+    {"training", "prediction", "export"},
+    {"evaluation"},
     {"book"},
 ]
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}

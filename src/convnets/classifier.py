@@ -106,6 +106,12 @@ class Classifier(lightning.LightningModule):
         """Count a batch of test images."""
         self._losses(batch, "test")
 
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (N, num_classes), losses (N,) and labels (N,) of a batch."""
+        images, labels = batch
+        scores = self(images)
+        return scores, F.cross_entropy(scores, labels, reduction="none"), labels
+
     def on_train_epoch_start(self) -> None:
         """Count from zero; not called where a run resumes inside an epoch."""
         self.train_tally.reset()

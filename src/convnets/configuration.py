@@ -153,6 +153,8 @@ NOT_RECIPE = {
     *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     "trainer.sync_batchnorm",
 }
+# Keys that came after the first runs, with the value that means what these did.
+LATER_KEYS: Mapping[str, Any] = {"checkpoint.every_seconds": 60, "init.from_run": None}
 GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
@@ -274,14 +276,14 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
 def content(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run's result: the resolved configuration without names, places and watchers, with dotted keys.
 
-    Null values are left out, so that a key added later with null as its default changes no old run's content.
+    Null values are left out, and those of later keys that mean what older runs did: no old run's content changes.
     """
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     values = {
         key: float(value) if isinstance(value, int) and _takes_fractions(key) else value
         for key, value in flatten(config).items()
-        if value is not None and not is_part_of(key, NOT_CONTENT)
+        if value is not None and value != LATER_KEYS.get(key) and not is_part_of(key, NOT_CONTENT)
     }
     if values.get("trainer.accelerator") == "auto":
         del values["trainer.accelerator"]

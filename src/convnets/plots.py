@@ -74,6 +74,23 @@ def feature_maps(layers: Sequence[tuple[str, Array]], class_names: Sequence[str]
     return figure
 
 
+def confusion_matrix(counts: NDArray[np.integer], class_names: Sequence[str], title: str) -> Figure:
+    """Draw how often each class (row) was taken for each (column), shaded by the share of its row."""
+    figure = Figure(figsize=(7, 6.4), layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(counts.shape):
+        if counts[row, column]:
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=8)
+    axes.set(title=title, xlabel="predicted", ylabel="true")
+    axes.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right")
+    axes.set_yticks(range(len(class_names)), class_names)
+    figure.colorbar(drawn, ax=axes, label="share of the true class")
+    return figure
+
+
 def training_curves(rows: Sequence[Mapping[str, float]], title: str) -> Figure:
     """Draw train loss, validation loss and validation accuracy over epochs, as the book's board does.
 

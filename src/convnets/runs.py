@@ -23,12 +23,13 @@ from torch import nn
 from convnets.atomic import write_atomically
 from convnets.building import build_classifier, build_datamodule
 from convnets.classifier import Classifier
-from convnets.configuration import check_targets, differences
+from convnets.configuration import LATER_KEYS, check_targets, differences
 
 log = logging.getLogger(__name__)
 
 # What a run leaves in its folder beside the lock: if any of it is there, the folder is occupied.
 STARTED_FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "checkpoints", "weights.safetensors")
+MISSING = object()
 FINISHED_FILES = ("config.yaml", "result.json", "metrics.csv", "weights.safetensors")
 
 
@@ -110,7 +111,11 @@ class Run:
         """
         config = self._stored_config()
         check_targets(config, self.trust, f"{self}/config.yaml")
-        return OmegaConf.create(config)
+        complete = OmegaConf.create(config)
+        for key, value in LATER_KEYS.items():
+            if OmegaConf.select(complete, key, default=MISSING) is MISSING:
+                OmegaConf.update(complete, key, value, force_add=True)
+        return complete
 
     def _stored_config(self) -> dict[str, Any]:
         try:

@@ -51,6 +51,7 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         "Ankle boot",
     )
     num_channels = 1
+    image_size = 28
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         self.augment = augment
         self.seed = seed
         self.splits: dict[str, ImageBatches] = {}
+        self.split_to_predict = "test"
 
     @property
     def num_classes(self) -> int:
@@ -115,26 +117,30 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training images in the order f(seed, epoch)."""
-        return self._loader("train")
+        return self._loader("train", self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the held-out images, or of the test split where none are held out."""
-        return self._loader("val")
+        return self._loader("val", seed=None)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test split."""
-        return self._loader("test")
+        return self._loader("test", seed=None)
 
-    def _loader(self, split: str) -> DataLoader[Batch]:
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the images of `split_to_predict`, in their order."""
+        return self._loader(self.split_to_predict, seed=None)
+
+    def _loader(self, split: str, seed: int | None) -> DataLoader[Batch]:
         dataset = self.splits[split]
         trainer: Any = self.trainer
         sampler = BatchSampler(
             len(dataset),
             self.batch_size,
-            seed=self.seed if split == "train" else None,
+            seed=seed,
             rank=trainer.global_rank if trainer else 0,
             num_ranks=trainer.world_size if trainer else 1,
-            position=self._position if split == "train" else lambda: (0, 0),
+            position=self._position if seed is not None else lambda: (0, 0),
         )
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         # batch_size=None: the sampler's items are whole batches, and nothing is collated.
@@ -153,7 +159,11 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         if self.augment == "shift_flip" and trainer is not None and trainer.training:
             step_seed = derive_seed("augment", self.seed, trainer.global_rank, *self._position())
             images = shift_flip(images, torch.Generator().manual_seed(step_seed))
-        return to_network_input(images, self.resize), labels
+        return self.to_network_input(images), labels
+
+    def to_network_input(self, images: Tensor) -> Tensor:
+        """Make of bytes (N, 1, 28, 28) what the network takes: (N, 1, resize, resize) in [0, 1]."""
+        return to_network_input(images, self.resize)
 
 
 class FashionMNISTSampleDataModule(FashionMNISTDataModule):

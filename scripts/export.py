@@ -1,0 +1,29 @@
+"""Export a trained run as a program that takes batches of 28x28 bytes, its preprocessing included."""
+
+import argparse
+
+try:
+    from convnets.configuration import CONFIG_DIR, errors_explained, wants_traceback
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("run", metavar="RUN", help="a run's folder, its name in outputs/, latest, or best:SWEEP")
+parser.add_argument("--to", choices=("onnx", "torch"), required=True, help="model.onnx, or model.pt2 of torch.export")
+parser.add_argument("--trust", action="append", default=[], metavar="CLASS", help="a class outside conf/ to be called")
+
+
+def main() -> None:
+    """Export, check, say where it is."""
+    arguments = parser.parse_args()
+    with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
+        from convnets.export import NUM_CHECKED, export
+        from convnets.runs import load_run
+
+        path, difference = export(load_run(arguments.run, arguments.trust), arguments.to)
+        print(f"{path}: images (N, 1, 28, 28) of bytes to scores (N, 10); the same classes as the run's for", end=" ")
+        print(f"{NUM_CHECKED} test images, scores to within {difference:.1e}")
+
+
+if __name__ == "__main__":
+    main()

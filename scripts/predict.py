@@ -1,0 +1,41 @@
+"""Let a trained run name what is in pictures: PNG and JPEG files of any size and mode, and folders of them."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+try:
+    from convnets.configuration import CONFIG_DIR, errors_explained, wants_traceback
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("run", metavar="RUN", help="a run's folder, its name in outputs/, latest, or best:SWEEP")
+parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="a file, or a folder of PNG and JPEG files")
+parser.add_argument("--background", choices=("auto", "black", "white"), default="auto", help="of the pictures (auto)")
+parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+parser.add_argument("--trust", action="append", default=[], metavar="CLASS", help="a class outside conf/ to be called")
+
+
+def main() -> int:
+    """Predict, print; the exit code says whether every file was a picture."""
+    arguments = parser.parse_args()
+    with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
+        from convnets.prediction import Refusal, as_records, as_table, find_pictures, predict
+        from convnets.runs import load_run
+
+        run = load_run(arguments.run, arguments.trust)
+        answers = list(predict(run, find_pictures(arguments.images), arguments.background))
+        if not answers:
+            print("There is no PNG or JPEG file in there.", file=sys.stderr)
+            return 1
+        print(json.dumps(as_records(answers), indent=2) if arguments.json else as_table(answers))
+        refusals = [answer for answer in answers if isinstance(answer, Refusal)]
+        for refusal in refusals:
+            print(f"skipped {refusal.path}: {refusal.reason}", file=sys.stderr)
+    return 1 if refusals else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
