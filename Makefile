@@ -1,5 +1,6 @@
 # make train    set up where needed, then train (ARGS="model=vgg data.resize=224" for another run)
 # make test     set up where needed, then run the tests
+# make test-slow    the tests that take minutes: every step of every network, many kills
 # make check    lint, format and types
 # make env      set up only
 VENV ?= .venv
@@ -10,12 +11,15 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test check env
+.PHONY: train test test-slow check env
 train: $(STAMP)
 	@$(BIN)/python scripts/train.py $(ARGS)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -21,6 +21,7 @@ def main() -> None:
         from convnets.runs import load_run
 
         run = load_run(arguments.run, arguments.trust)
+        print(run)
         print(as_table(evaluate(run, arguments.split)))
         files = ("evaluation-{0}.json", "predictions-{0}.csv", "confusion-{0}.png")
         print(f"\nin {run}: {', '.join(files).format(arguments.split)}")

@@ -13,7 +13,12 @@ except ModuleNotFoundError as error:
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("run", metavar="RUN", help="a run's folder, its name in outputs/, latest, or best:SWEEP")
 parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="a file, or a folder of PNG and JPEG files")
-parser.add_argument("--background", choices=("auto", "black", "white"), default="auto", help="of the pictures (auto)")
+parser.add_argument(
+    "--background",
+    choices=("auto", "black", "white"),
+    default="auto",
+    help="of the pictures (auto: what most of the border is)",
+)
 parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 parser.add_argument("--trust", action="append", default=[], metavar="CLASS", help="a class outside conf/ to be called")
 
@@ -30,7 +35,7 @@ def main() -> int:
         if not answers:
             print("There is no PNG or JPEG file in there.", file=sys.stderr)
             return 1
-        print(json.dumps(as_records(answers), indent=2) if arguments.json else as_table(answers))
+        print(json.dumps(as_records(answers), indent=2) if arguments.json else f"{run}\n{as_table(answers)}")
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
         for refusal in refusals:
             print(f"skipped {refusal.path}: {refusal.reason}", file=sys.stderr)

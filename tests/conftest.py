@@ -22,7 +22,7 @@ def hydra_context():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose() -> Callable[..., DictConfig]:
     """Compose what scripts/train.py would be given, resolved."""
 
@@ -34,7 +34,7 @@ def compose() -> Callable[..., DictConfig]:
     return compose
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
     """A quick run on packaged images, silent."""
 

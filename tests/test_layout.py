@@ -14,7 +14,7 @@ FLOORS = [
     {"building"},
     {"runs"},
     {"training", "prediction", "export"},
-    {"evaluation"},
+    {"evaluation", "soak"},
     {"book"},
 ]
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}

@@ -1,5 +1,6 @@
 """A run can be cut off at any instant, and goes on to the same bits."""
 
+import contextlib
 import csv
 import os
 import random
@@ -103,6 +104,21 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(small, tmp_path, way):
     expected = everything(tmp_path / "whole")
     train_through(config, tmp_path / "broken", {2: pull_the_plug, num_steps: interrupt, num_steps + 2: pull_the_plug})
     assert everything(tmp_path / "broken") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_any_step_of_any_network_may_be_the_last_one(small, tmp_path, way):
+    config = small("trainer.limit_train_batches=null", "logger=tensorboard", KEPT, EACH_STEP, *WAYS[way])
+    train(config, tmp_path / "whole")
+    expected = everything(tmp_path / "whole")
+    for step in range(1, 2 * {"vgg": 4, "res": 3}.get(way[:3], 8)):
+        for action in (pull_the_plug, interrupt):
+            path = tmp_path / f"{action.__name__}{step}"
+            with contextlib.suppress(PulledPlugError, Interrupted):  # which an unfinished step puts off
+                train(config, path, [At(step, action)])
+            train(config, path)
+            assert everything(path) == expected, path.name
 
 
 def test_any_step_may_be_the_last_one(small, tmp_path):
@@ -220,7 +236,7 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(small, tmp_path, name)
         train(config, path, [At(5, lambda: full_disk(incoming))])
     assert read_checkpoint(path / "checkpoints" / "last.ckpt")["global_step"] >= 4
     assert Run(path).status["state"] == "failed"
-    incoming.unlink()
+    assert not incoming.is_symlink()  # what was half written is gone, and its space free
     train(config, path)
     assert everything(path) == everything(tmp_path / "whole")
 
@@ -626,3 +642,14 @@ def test_what_is_trusted_by_name_is_called(small, tmp_path):
     with pytest.raises(ConfigurationError, match=r"--trust lightning\.pytorch\.callbacks\.Timer"):
         _ = Run(path).config
     assert Run(path, ["lightning.pytorch.callbacks.Timer"]).config.callbacks.mine._target_.endswith("Timer")
+
+
+@pytest.mark.slow
+def test_the_soak_finds_no_difference(run_script, tmp_path):
+    finished = run_script(
+        "soak.py", "--kills", "3", "data=fashion_mnist_sample", "trainer=cpu", "trainer.max_epochs=300"
+    )
+    assert finished.returncode == 0, finished.stderr
+    last = finished.stdout.splitlines()[-1]
+    assert last.startswith("3 kills, 3 resumes, ")
+    assert "final weights identical, metrics identical" in last

@@ -133,8 +133,9 @@ def as_table(evaluation: Mapping[str, Any]) -> str:
     width = max(len(row["class"]) for row in classes)
     matrix = evaluation["confusion_matrix"]
     digits = max(len(str(count)) for row in matrix for count in row)
+    images = f"{evaluation['num_images']:,} {evaluation['split']} images"
     lines = [
-        f"accuracy           {evaluation['accuracy']:.4f}  of {evaluation['num_images']:,} {evaluation['split']} images",
+        f"accuracy           {evaluation['accuracy']:.4f}  of {images}",
         f"loss               {evaluation['loss']:.4f}  nats",
         f"calibration error  {evaluation['calibration_error']:.4f}  expected, {NUM_CALIBRATION_BINS} bins",
     ]

@@ -127,11 +127,12 @@ def as_table(answers: Sequence[Prediction | Refusal]) -> str:
     """What was predicted, a picture a line."""
     predictions = [answer for answer in answers if isinstance(answer, Prediction)]
     width = max((len(str(answer.path)) for answer in predictions), default=0)
-    return "\n".join(
-        f"{answer.path!s:{width}}  {'   '.join(f'{name} {probability:.3f}' for name, probability in answer.top)}"
-        f"   (on {answer.background}, as assumed)"
-        for answer in predictions
-    )
+    names = max((len(name) for answer in predictions for name, _ in answer.top), default=0)
+    lines = [f"{'file':{width}}  background  likeliest classes"] if predictions else []
+    for answer in predictions:
+        top = "  ".join(f"{name:{names}} {probability:.3f}" for name, probability in answer.top)
+        lines.append(f"{answer.path!s:{width}}  {answer.background:10}  {top}")
+    return "\n".join(lines)
 
 
 def as_records(answers: Sequence[Prediction | Refusal]) -> list[dict[str, Any]]:

@@ -210,13 +210,16 @@ def _marked(error: BaseException, run: Run, config: DictConfig, log_file: TextIO
     elif isinstance(error, OSError) and error.errno in CANNOT_WRITE:
         what = error.filename or run
         told = RunFolderError(f"{what} cannot be written: {error.strerror}. The last checkpoint is whole. {go_on}")
-    traceback.print_exception(error, file=log_file)
-    with suppress(OSError):  # what cannot be written now was said
+    marked = "could not be marked so"
+    with suppress(OSError):
+        if state != "interrupted":
+            traceback.print_exception(error, file=log_file)
         run.set_status(state, **({} if state == "interrupted" else {"error": f"{type(told).__name__}: {told}"}))
+        marked = "is marked so"
     if state == "interrupted":
         log.warning("Interrupted: %s keeps what there is. %s", run, go_on)
     elif run.path.exists():
-        log.error("Failed: %s keeps what there is, and is marked so.", run)
+        log.error("Failed: %s keeps what there is, and %s.", run, marked)
     return told
 
 
@@ -274,6 +277,7 @@ def _fit(
         "seconds": round(history.seconds, 3),
         "train_seconds": round(sum(row["train_seconds"] for row in rows), 3),
         "checkpoint_seconds": round(checkpoints.saving_seconds, 3),
+        "seconds_a_checkpoint": round(checkpoints.saving_seconds / checkpoints.num_saved, 4),
         "images_per_second": round(statistics.median(row["images_per_second"] for row in rows), 1),
         "config_hash": content_hash(OmegaConf.to_container(config)),  # type: ignore[arg-type]
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -386,10 +390,18 @@ def quieten_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-class _TerminalHandler(logging.StreamHandler[Any]):
+class _Handler(logging.StreamHandler[Any]):
+    """Writes to a stream; what cannot be said (a closed pipe, a full disk) is no reason for more noise."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing."""
+
+
+class _TerminalHandler(_Handler):
     """Writes to what sys.stdout is now: a progress bar replaces it while it is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
         self.stream = sys.stdout
         super().emit(record)
 
@@ -397,7 +409,7 @@ class _TerminalHandler(logging.StreamHandler[Any]):
 @contextmanager
 def _logging_to(stream: TextIO) -> Iterator[None]:
     """Send the package's log records to the stream as well."""
-    handler = _TerminalHandler() if stream is sys.stdout else logging.StreamHandler(stream)
+    handler = _TerminalHandler() if stream is sys.stdout else _Handler(stream)
     package = logging.getLogger("convnets")
     package.addHandler(handler)
     package.setLevel(logging.INFO)

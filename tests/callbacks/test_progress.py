@@ -38,7 +38,7 @@ def test_a_long_run_says_how_long_it_takes_and_what_makes_it_shorter(small, tmp_
     train(small("callbacks=default", "callbacks.time_estimate.long_seconds=0", *many), tmp_path)
     said = [message for message in caplog.messages if message.startswith("At this pace")]
     assert len(said) == 1
-    assert re.match(r"At this pace the whole training takes about \d+\.\d s\. What makes it shorter: a GPU, ", said[0])
+    assert re.match(r"At this pace the training takes about \d+\.\d s\. What makes it shorter: a GPU, ", said[0])
     assert "data.resize" in said[0]
 
 

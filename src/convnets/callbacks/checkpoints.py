@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, Self, cast
 
 import lightning
 import torch
@@ -39,23 +39,6 @@ class DamagedCheckpointError(CheckpointError):
     """The file is not what was written."""
 
 
-class _Hashing(io.RawIOBase):
-    """Passes on what is written, and hashes it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
-
-    def writable(self) -> bool:
-        """As its file is."""
-        return True
-
-    def write(self, content: Any) -> int:
-        """Write all of it."""
-        self.sha256.update(content)
-        return self.file.write(content)
-
-
 class CheckedCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint with its checksum, whole or not at all; loads tensors and plain values only."""
 
@@ -63,11 +46,12 @@ class CheckedCheckpointIO(TorchCheckpointIO):
         """Write the checkpoint beside `path`, flush it to disk, keep the old one as previous.ckpt, then rename."""
         path = Path(path)
         path.parent.mkdir(exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)  # not into the file: torch hides its errors behind others
+        archive = buffer.getbuffer()
         with replacing(path) as file:
-            archive = _Hashing(file)
-            torch.save(checkpoint, cast(BinaryIO, archive))
-            file.seek(-len(NO_COMMENT), os.SEEK_END)
-            file.write(COMMENT + archive.sha256.hexdigest().encode())
+            file.write(archive[: -len(NO_COMMENT)])
+            file.write(COMMENT + hashlib.sha256(archive).hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())
             if path.name == "last.ckpt" and path.exists():
@@ -219,6 +203,7 @@ class Checkpoints(Checkpoint):
         self.best_accuracy = -1.0
         self.best_epoch = 0
         self.saving_seconds = 0.0
+        self.num_saved = 0
         self._signals = _Signals()
         self._saved = 0.0  # when
         self._steps = 0
@@ -282,6 +267,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(path)
         self._saved = time.monotonic()
         self.saving_seconds += self._saved - started
+        self.num_saved += 1
 
     def _leave_if_asked(self, trainer: lightning.Trainer, received: int) -> None:
         if received:
@@ -315,11 +301,15 @@ class Checkpoints(Checkpoint):
             getattr(pl_module.train_tally, name).fill_(values[trainer.global_rank])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to know of the best epoch."""
-        return {"best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch, "seconds": self.saving_seconds}
+        """What a resumed run needs to know: the best epoch, and what saving cost."""
+        return {
+            "best_accuracy": self.best_accuracy,
+            "best_epoch": self.best_epoch,
+            "saving_seconds": self.saving_seconds,
+            "num_saved": self.num_saved,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best epoch over from a checkpoint."""
-        self.best_accuracy = state_dict["best_accuracy"]
-        self.best_epoch = state_dict["best_epoch"]
-        self.saving_seconds = state_dict["seconds"]
+        """Take it over from a checkpoint."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)

@@ -96,7 +96,7 @@ class Progress(ProgressBar):
 
 
 class TimeEstimate(Callback):
-    """After some steps of a long training, says how long the whole will take and, on a CPU, what makes it shorter."""
+    """After some steps of a long training, says how long it will take and, on a CPU, what makes it shorter."""
 
     def __init__(self, after_steps: int = 20, long_seconds: float = 300) -> None:
         self.after_steps = after_steps
@@ -119,10 +119,11 @@ class TimeEstimate(Callback):
         seconds_per_step = (time.perf_counter() - self._started) / (self.after_steps - 3)
         # A validation step has no backward pass: about a third of the work.
         validation_steps = sum(int(batches) for batches in trainer.num_val_batches) / 3
-        steps = (int(trainer.num_training_batches) + validation_steps) * (trainer.max_epochs or 1)
+        epochs = (trainer.max_epochs or 1) - trainer.current_epoch
+        steps = (int(trainer.num_training_batches) + validation_steps) * epochs
         if (seconds := steps * seconds_per_step) > self.long_seconds:
             advice = _advice(trainer, pl_module)
-            log.info("At this pace the whole training takes about %s.%s", duration(seconds), advice)
+            log.info("At this pace the training takes about %s.%s", duration(seconds), advice)
 
 
 def _advice(trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> str:
