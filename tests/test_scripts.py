@@ -53,6 +53,7 @@ def test_answers_that_need_no_torch_do_not_import_it():
         (["data.resize", "28"], "'data.resize' is no override: write KEY=VALUE"),
         (["model=5"], "model=5: a group takes the name of one of its choices, which --help lists."),
         (["data.resize=abc"], "data.resize must be a whole number from 1 to 2048, got 'abc'."),
+        (["data.resize=abc", "hydra.run.dir=there"], "data.resize must be a whole number from 1 to 2048, got 'abc'."),
         (["+foo=1"], "There is no key foo."),
     ],
 )

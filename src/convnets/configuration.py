@@ -440,6 +440,11 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
             with explained():  # here too, or Hydra adds a line of its own
                 resolved = resolve(config)
                 hydra_config: Any = HydraConfig.get()
+                if any(word.startswith("hydra.run.dir=") for word in hydra_config.overrides.hydra):
+                    root = config.copy()
+                    OmegaConf.set_struct(root, False)
+                    root.hydra = hydra_config
+                    folder_name(root)  # which checks what it names
                 resolved["expected"] = expected_band(resolved, hydra_config)
                 return task(OmegaConf.create(resolved), Path(hydra_config.runtime.output_dir))
 
