@@ -3,6 +3,7 @@
 from pathlib import Path
 
 try:
+    import convnets.sweeps  # noqa: F401 (names their folders)
     from convnets.configuration import main
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
@@ -13,7 +14,7 @@ def train(config, run_dir):
     """Import what is heavy only here, so that --help and a typo answer at once."""
     from convnets.training import train
 
-    train(config, run_dir)
+    return train(config, run_dir)["metrics"]["val/accuracy"]
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-import convnets.configuration  # registers the resolvers that conf/ uses
+import convnets.sweeps  # registers the resolvers that conf/ uses
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-assert convnets.configuration
+assert convnets.sweeps
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "convnets"
 # Floors from the bottom up; a module imports only from floors below its own (and from its own package).
 FLOORS = [
     {"networks", "data", "classifier", "plots", "configuration", "atomic"},
-    {"callbacks"},
+    {"callbacks", "sweeps"},
     {"building"},
     {"runs"},
     {"training", "prediction", "export"},
@@ -43,6 +43,9 @@ def test_imports_point_down(path):
     [
         ("convnets", ("torch", "lightning", "hydra")),
         ("convnets.configuration", ("torch", "lightning", "matplotlib")),
+        ("convnets.sweeps", ("torch", "lightning", "matplotlib")),
+        ("hydra_plugins.gpu_pool_launcher.gpu_pool_launcher", ("torch", "convnets", "rich")),
+        ("hydra_plugins.gpu_pool_launcher._pool", ("torch", "convnets", "rich", "hydra")),
         ("convnets.networks", ("lightning", "hydra", "omegaconf")),
         ("convnets.data", ("hydra", "omegaconf")),
         ("convnets.plots", ("lightning", "torch")),

@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+USERS_WISH = "CONVNETS_TRACEBACKS"  # HYDRA_FULL_ERROR as the user set it: `main` sets it for itself
 CONFIG_DIR = Path(__file__).parents[2] / "conf"
 
 
@@ -99,6 +100,7 @@ BAND = Rule(
 RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "run_name": optional(FOLDER_NAME),
+    "sweep_name": optional(FOLDER_NAME),
     "channels_last": FLAG,
     "checkpoint.every_seconds": POSITIVE,
     "checkpoint.keep": FLAG,
@@ -106,6 +108,7 @@ RULES: Mapping[str, Rule] = {
     "expected": optional(BAND),
     "model.lr": POSITIVE,
     "model.image_size": whole(1, 2048),
+    "model.activation": one_of("sigmoid", "tanh", "relu"),
     "model.padding_mode": one_of("zeros", "reflect", "replicate", "circular"),
     "model.blocks": CHANNEL_BLOCKS,
     "model.dropout": PROBABILITY,
@@ -140,6 +143,7 @@ RULES: Mapping[str, Rule] = {
 # What does not decide a run's result, and so is not in its content: names, places, and what only watches.
 NOT_CONTENT = (
     "run_name",
+    "sweep_name",
     "expected",
     "checkpoint",
     "callbacks",
@@ -154,7 +158,11 @@ NOT_RECIPE = {
     "trainer.sync_batchnorm",
 }
 # Keys that came after the first runs, with the value that means what these did.
-LATER_KEYS: Mapping[str, Any] = {"checkpoint.every_seconds": 60, "init.from_run": None}
+LATER_KEYS: Mapping[str, Any] = {
+    "checkpoint.every_seconds": 60,
+    "init.from_run": None,
+    "model.activation": "sigmoid",
+}
 GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
@@ -343,12 +351,13 @@ def folder_name(root: DictConfig) -> str:
     choices = _choices(root.hydra)
     if lacking := [key for key in ("name", "lr", "image_size", "_target_") if key not in root.get("model", {})]:
         raise ConfigurationError(f"conf/model/{choices['model']}.yaml lacks {', '.join(lacking)}.")
-    if "experiment" in root:
-        raise ConfigurationError(
-            f"conf/experiment/{choices['experiment']}.yaml must begin with '# @package _global_' and set something."
-        )
+    for group in ("experiment", "sweep", "launcher"):
+        if group in root:
+            raise ConfigurationError(
+                f"conf/{group}/{choices[group]}.yaml must begin with '# @package _global_' and set something."
+            )
     config = resolve(root)
-    reference = resolve(_compose(root.hydra, {**choices, "experiment": None}))
+    reference = resolve(_compose(root.hydra, {**choices, "experiment": None, "sweep": None}))
     check(config, reference)
     if config["run_name"] is not None:
         return str(config["run_name"])
@@ -402,7 +411,8 @@ def compose(config_dir: Path, config_name: str, overrides: Sequence[str]) -> tup
 
 def wants_traceback() -> bool:
     """Whether the user asks for tracebacks: HYDRA_FULL_ERROR=1."""
-    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    asked = os.environ.get(USERS_WISH, os.environ.get("HYDRA_FULL_ERROR", "0"))
+    return asked not in ("", "0")
 
 
 @contextmanager
@@ -432,11 +442,8 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
     def decorate(task: Callable[[DictConfig, Path], Any]) -> Callable[[], Any]:
         explained = functools.partial(errors_explained, config_dir, config_name, sys.argv[1:], wants_traceback())
 
-        users_wish = os.environ.get("HYDRA_FULL_ERROR", "0")
-
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
-            os.environ["HYDRA_FULL_ERROR"] = users_wish  # processes started from here inherit it
             with explained():  # here too, or Hydra adds a line of its own
                 resolved = resolve(config)
                 hydra_config: Any = HydraConfig.get()
@@ -445,11 +452,13 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
                     OmegaConf.set_struct(root, False)
                     root.hydra = hydra_config
                     folder_name(root)  # which checks what it names
+                _refuse_processes_in_a_sweep(resolved, hydra_config)
                 resolved["expected"] = expected_band(resolved, hydra_config)
                 return task(OmegaConf.create(resolved), Path(hydra_config.runtime.output_dir))
 
         def run() -> Any:
             with explained():
+                os.environ[USERS_WISH] = "1" if wants_traceback() else "0"  # for the processes started from here
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error and exits by itself
                 return hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(checked)()
 
@@ -458,11 +467,22 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
     return decorate
 
 
+def _refuse_processes_in_a_sweep(config: Mapping[str, Any], hydra_config: DictConfig) -> None:
+    """A training in several processes starts the program's command again: in a sweep that is not one job's, but all."""
+    in_process = not OmegaConf.is_missing(hydra_config.job, "num")
+    trainer = config["trainer"]
+    if in_process and "SLURM_NTASKS" not in os.environ and (trainer["devices"] != 1 or trainer["strategy"] != "auto"):
+        raise ConfigurationError(
+            f"trainer.devices={trainer['devices']} with trainer.strategy={trainer['strategy']} starts processes that "
+            "would train other jobs of this sweep, whose launcher runs them within a process: set launcher=gpu_pool."
+        )
+
+
 def explain(error: BaseException, config_dir: Path, config_name: str, overrides: Sequence[str]) -> str | None:
     """One message for what a user did; None for what only a traceback explains."""
     cause: BaseException | None = error
     while cause is not None:  # resolvers and Hydra wrap what they meet
-        if type(cause).__module__.startswith("convnets."):
+        if type(cause).__module__.startswith(("convnets.", "hydra_plugins.")):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

@@ -112,8 +112,8 @@ class Run:
         config = self._stored_config()
         check_targets(config, self.trust, f"{self}/config.yaml")
         complete = OmegaConf.create(config)
-        for key, value in LATER_KEYS.items():
-            if OmegaConf.select(complete, key, default=MISSING) is MISSING:
+        for key, value in LATER_KEYS.items():  # but for networks', which have defaults of their own
+            if not key.startswith("model.") and OmegaConf.select(complete, key, default=MISSING) is MISSING:
                 OmegaConf.update(complete, key, value, force_add=True)
         return complete
 

@@ -1,8 +1,14 @@
 """LeNet with sigmoids and average pooling, as in Dive into Deep Learning 7.6."""
 
+from collections.abc import Mapping
+from typing import Literal
+
 from torch import nn
 
 from convnets.networks.padding import PaddingMode
+
+Activation = Literal["sigmoid", "tanh", "relu"]
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 class LeNet(nn.Sequential):
@@ -17,22 +23,28 @@ class LeNet(nn.Sequential):
     """
 
     def __init__(
-        self, image_size: int = 28, in_channels: int = 1, num_classes: int = 10, padding_mode: PaddingMode = "zeros"
+        self,
+        image_size: int = 28,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        activation: Activation = "sigmoid",
+        padding_mode: PaddingMode = "zeros",
     ) -> None:
         if image_size < 12:
             raise ValueError(f"LeNet needs images of at least 12 pixels, got {image_size}: set data.resize=12 or more.")
+        activation_layer = ACTIVATIONS[activation]
         side = (image_size // 2 - 4) // 2  # halved, shrunk by the unpadded 5x5 convolution, halved
         super().__init__(
             nn.Conv2d(in_channels, 6, kernel_size=5, padding=2, padding_mode=padding_mode),  # (N, 6, 28, 28)
-            nn.Sigmoid(),
+            activation_layer(),
             nn.AvgPool2d(kernel_size=2, stride=2),  # (N, 6, 14, 14)
             nn.Conv2d(6, 16, kernel_size=5),  # (N, 16, 10, 10)
-            nn.Sigmoid(),
+            activation_layer(),
             nn.AvgPool2d(kernel_size=2, stride=2),  # (N, 16, 5, 5)
             nn.Flatten(),  # (N, 400)
             nn.Linear(16 * side * side, 120),
-            nn.Sigmoid(),
+            activation_layer(),
             nn.Linear(120, 84),
-            nn.Sigmoid(),
+            activation_layer(),
             nn.Linear(84, num_classes),
         )

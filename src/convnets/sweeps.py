@@ -1,0 +1,60 @@
+"""What a sweep is called, and how long its jobs take. Knows Hydra, not torch."""
+
+import functools
+import hashlib
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from convnets.configuration import content, is_part_of, resolve
+
+# Overrides that change no result, and so not a sweep's name.
+NOT_IN_NAMES = ("sweep_name", "callbacks", "logger", "launcher", "checkpoint", "data.dir")
+# Content that does not change how long a run takes, or hardly.
+NOT_IN_DURATION = ("seed", "data.seed", "data.split_seed", "data.holdout", "model.lr", "optimizer", "schedule", "init")
+
+
+def sweep_folder(name: str | None, task_overrides: Sequence[str], sweeper: Mapping[str, Any]) -> str:
+    """The name, or one from the sweep's overrides and parameters: so that the same command finds its own work."""
+    if name is not None:
+        return str(name)
+    overrides = {str(word) for word in task_overrides}
+    words = sorted(word for word in overrides if not is_part_of(word.lstrip("+~").partition("=")[0], NOT_IN_NAMES))
+    searched = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    readable = re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:70].strip("_.")
+    return f"{readable}-{hashlib.sha256(json.dumps([words, searched]).encode()).hexdigest()[:8]}".lstrip("-")
+
+
+def known_seconds(root: DictConfig) -> float | None:
+    """The median duration of the finished runs in outputs/ that take as long as this one; None where there is none."""
+    wanted = _what_takes_time(resolve(root))
+    seconds = [seconds for content, seconds in _finished_runs() if content == wanted]
+    return statistics.median(seconds) if seconds else None
+
+
+def _what_takes_time(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content(config).items() if not is_part_of(key, NOT_IN_DURATION)}
+
+
+@functools.cache
+def _finished_runs() -> list[tuple[dict[str, Any], float]]:
+    found = []
+    for pattern in ("runs/*/result.json", "sweeps/*/*/result.json"):
+        for path in Path("outputs").glob(pattern):
+            try:
+                config = yaml.load((path.parent / "config.yaml").read_text(), yaml.CSafeLoader)
+                found.append((_what_takes_time(config), float(json.loads(path.read_text())["seconds"])))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+                continue  # an estimate can do without a damaged folder
+    return found
+
+
+# Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("known_seconds", lambda *, _root_: known_seconds(_root_), replace=True)
