@@ -72,12 +72,12 @@ class Slots:
     lock_dir: Path = field(
         default_factory=lambda: Path(tempfile.gettempdir()) / f"gpu_pool_launcher-{getpass.getuser()}"
     )
-    _jobs_on: dict[str, int] = field(default_factory=dict)
+    _used: dict[str, int] = field(default_factory=dict)
     _locks: dict[str, IO[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [gpu.name for gpu in self.gpus] or [f"cpu{number}" for number in range(self.cpu_slots)]
-        self._jobs_on = dict.fromkeys(names, 0)
+        self._used = dict.fromkeys(names, 0)
 
     def __len__(self) -> int:
         return len(self.gpus) * self.per_gpu if self.gpus else self.cpu_slots
@@ -85,16 +85,17 @@ class Slots:
     @property
     def num_places(self) -> int:
         """The most that one job can ask for."""
-        return len(self._jobs_on)
+        return len(self._used)
 
     def take(self, number: int) -> list[str] | None:
         """The names of so many places, or None where there are not so many free now.
 
         A job that needs several GPUs gets them whole; one that needs one shares the emptiest.
         """
-        most = self.per_gpu - 1 if number == 1 and self.gpus else 0
+        share = self._share(number)
+        whole = self.per_gpu if self.gpus else 1
         candidates = sorted(
-            (name for name, jobs in self._jobs_on.items() if jobs <= most), key=self._jobs_on.__getitem__
+            (name for name, used in self._used.items() if used + share <= whole), key=self._used.__getitem__
         )
         taken: list[str] = []
         for name in candidates:
@@ -105,14 +106,17 @@ class Slots:
                 self._unlock_if_empty(name)
             return None
         for name in taken:
-            self._jobs_on[name] += 1
+            self._used[name] += share
         return taken
 
     def give_back(self, names: list[str]) -> None:
         """Make the places free again."""
         for name in names:
-            self._jobs_on[name] -= 1
+            self._used[name] -= self._share(len(names))
             self._unlock_if_empty(name)
+
+    def _share(self, number: int) -> int:
+        return 1 if number == 1 or not self.gpus else self.per_gpu
 
     def _lock(self, name: str) -> bool:
         identity = {gpu.name: gpu.identity for gpu in self.gpus}.get(name)
@@ -129,7 +133,7 @@ class Slots:
         return True
 
     def _unlock_if_empty(self, name: str) -> None:
-        if self._jobs_on[name] == 0 and name in self._locks:
+        if self._used[name] == 0 and name in self._locks:
             self._locks.pop(name).close()
 
 

@@ -37,6 +37,7 @@ class GpuPoolConf:
     progress_file: str | None = None  # JSON in the job's folder: epoch, num_epochs, metrics
     progress_metric: str | None = None  # which of its metrics to show
     done_file: str | None = None  # a job in whose folder it is has been done
+    closing_words: str | None = None  # to be said at the end of a sweep without failures
     estimated_seconds: Any = None  # of a job, resolved in its own configuration; for dry_run
 
 
@@ -94,10 +95,12 @@ class GpuPoolLauncher(Launcher):
         if pool.received:
             print(f"{signal.Signals(pool.received).name}: stopped. The same command goes on.", file=sys.stderr)
             raise SystemExit(128 + pool.received)
-        if failed := [job for job in jobs if job.state == "failed"]:
-            for job in failed:
-                said = "".join(f"\n    {line}" for line in job.last_lines())
-                print(f"\n{job.name} failed ({job.outcome()}); its log is {os.path.relpath(job.log_path)}{said}")
+        failed = [job for job in jobs if job.state == "failed"]
+        for job in failed:
+            said = "".join(f"\n    {line}" for line in job.last_lines())
+            print(f"\n{job.name} failed ({job.outcome()}); its log is {os.path.relpath(job.log_path)}{said}")
+        if not failed and self.options.closing_words:
+            print(self.options.closing_words)
         return [one.returned(len(failed), len(jobs)) for one in prepared]
 
     def _prepare(
