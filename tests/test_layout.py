@@ -13,7 +13,7 @@ FLOORS = [
     {"callbacks"},
     {"building"},
     {"runs"},
-    {"training", "prediction", "export"},
+    {"training", "prediction", "export", "disk"},
     {"evaluation", "soak"},
     {"book"},
 ]
