@@ -12,9 +12,9 @@ FLOORS = [
     {"networks", "data", "classifier", "plots", "configuration", "atomic", "folder", "significance"},
     {"callbacks"},
     {"building"},
-    {"runs"},
-    {"training", "prediction", "export", "disk"},
-    {"evaluation", "soak"},
+    {"runs", "records"},
+    {"training", "prediction", "export", "leaderboard", "disk"},
+    {"evaluation", "soak", "report"},
     {"book"},
 ]
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
@@ -46,6 +46,7 @@ def test_imports_point_down(path):
         ("convnets.networks", ("lightning", "hydra", "omegaconf")),
         ("convnets.data", ("hydra", "omegaconf")),
         ("convnets.plots", ("lightning", "torch")),
+        ("convnets.report", ("lightning", "torch")),
     ],
 )
 def test_a_module_does_not_bring_in(module, forbidden):
