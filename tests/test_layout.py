@@ -9,12 +9,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "convnets"
 
 # Floors from the bottom up; a module imports only from floors below its own (and from its own package).
 FLOORS = [
-    {"networks", "data", "classifier", "plots", "configuration", "atomic"},
+    {"networks", "data", "classifier", "plots", "configuration", "atomic", "folder", "significance"},
     {"callbacks", "sweeps"},
     {"building"},
-    {"runs"},
-    {"training", "prediction", "export"},
-    {"evaluation", "soak"},
+    {"runs", "records"},
+    {"training", "prediction", "export", "leaderboard", "disk"},
+    {"evaluation", "soak", "report"},
     {"book"},
 ]
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
@@ -49,6 +49,7 @@ def test_imports_point_down(path):
         ("convnets.networks", ("lightning", "hydra", "omegaconf")),
         ("convnets.data", ("hydra", "omegaconf")),
         ("convnets.plots", ("lightning", "torch")),
+        ("convnets.report", ("lightning", "torch")),
     ],
 )
 def test_a_module_does_not_bring_in(module, forbidden):

@@ -6,15 +6,15 @@ import pytest
 from conftest import CONF, ROOT
 
 
-def test_help_shows_every_group_and_five_examples(run_script):
+def test_help_shows_every_group_and_six_examples(run_script):
     finished = run_script("train.py", "--help")
     assert finished.returncode == 0
     groups = [path for path in CONF.iterdir() if path.is_dir()]
-    assert len(groups) == 9
+    assert len(groups) == 11
     for group in groups:
         choices = ", ".join(sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml")))
         assert re.search(rf"^  {group.name}= +\w[\w' ]+ {choices}$", finished.stdout, re.MULTILINE), group
-    assert len(re.findall(r"^  python scripts/train\.py", finished.stdout, re.MULTILINE)) == 5
+    assert len(re.findall(r"^  python scripts/train\.py", finished.stdout, re.MULTILINE)) == 6
 
 
 def test_cfg_job_prints_the_composed_configuration(run_script):

@@ -1,16 +1,14 @@
 """The run folder: its lock, its status, its result, and what can be loaded from it."""
 
 import difflib
-import fcntl
 import functools
 import json
 import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,13 @@ from convnets.atomic import write_atomically
 from convnets.building import build_classifier, build_datamodule
 from convnets.classifier import Classifier
 from convnets.configuration import LATER_KEYS, check_targets, differences
+from convnets.folder import FINISHED_FILES, RunFolderError, locked, now, read_json, shown
 
 log = logging.getLogger(__name__)
 
 # What a run leaves in its folder beside the lock: if any of it is there, the folder is occupied.
 STARTED_FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "checkpoints", "weights.safetensors")
 MISSING = object()
-FINISHED_FILES = ("config.yaml", "result.json", "metrics.csv", "weights.safetensors")
-
-
-class RunFolderError(RuntimeError):
-    """The folder cannot be used for this run; the text says what is in it and what to do."""
 
 
 class Run:
@@ -49,53 +43,21 @@ class Run:
         self.trust = trust
 
     def __str__(self) -> str:
-        try:
-            return str(self.path.relative_to(Path.cwd()))
-        except ValueError:
-            return str(self.path)
+        return shown(self.path)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder. The lock is the kernel's, so a dead holder holds nothing.
-
-        Raises:
-            RunFolderError: another process holds it, or the folder cannot be written.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = self.path / ".lock"
-            file = lock.open("a+")
-        except OSError as error:
-            raise RunFolderError(
-                f"{self} cannot be written: {error.strerror}. Choose another with hydra.run.dir."
-            ) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                    raise BlockingIOError  # who held it has removed the folder since
-            except (BlockingIOError, FileNotFoundError):
-                file.seek(0)
-                holder = file.read() or "another process"
-                raise RunFolderError(f"{self} is in use by {holder}: wait for it, or set run_name=NAME.") from None
-            try:
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
-                file.flush()
-                yield
-            finally:
-                if self.path.exists() and [*self.path.iterdir()] == [self.path / ".lock"]:  # refused before it began
-                    shutil.rmtree(self.path)
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder; see `convnets.folder.locked`."""
+        return locked(self.path)
 
     @property
     def status(self) -> dict[str, Any]:
         """The content of status.json, empty where there is none."""
-        return _read_json(self.path / "status.json")
+        return read_json(self.path / "status.json")
 
     @property
     def result(self) -> dict[str, Any]:
         """The content of result.json, empty where the run has not finished."""
-        return _read_json(self.path / "result.json")
+        return read_json(self.path / "result.json")
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -205,7 +167,7 @@ class Run:
                 path.unlink(missing_ok=True)
         self.save_config(config)
         status = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
-        times = {"started": before.get("started", _now()), "resumed": before.get("resumed", -1) + 1 if before else 0}
+        times = {"started": before.get("started", now()), "resumed": before.get("resumed", -1) + 1 if before else 0}
         self._write_status({**status, **times, "epoch": epoch or 0})
 
     def save_config(self, config: Mapping[str, Any]) -> None:
@@ -217,7 +179,7 @@ class Run:
         self._write_status({**self.status, "state": state, **values})
 
     def _write_status(self, status: dict[str, Any]) -> None:
-        status["updated"] = _now()
+        status["updated"] = now()
         write_atomically(self.path / "status.json", json.dumps(status, indent=2) + "\n")
 
     def save_weights(self, network: nn.Module) -> None:
@@ -276,19 +238,3 @@ def _best_of(sweeps_dir: Path, name: str, trust: Sequence[str]) -> Run:
     if best.result["validated_on"] == "test split":
         log.warning("%s is the best of %d on the test split itself: its accuracy flatters.", best, len(runs))
     return best
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is damaged. To train anew: rm -r {path.parent}")
-    return content

@@ -77,7 +77,7 @@ class Table:
         left = self.seconds_left()
         table = RichTable(box=None, pad_edge=False, header_style="dim")
         for heading in ("job", "on", "epoch", self.metric or "", "runs for", "left"):
-            table.add_column(heading, overflow="fold" if heading == "job" else "ellipsis", no_wrap=heading != "job")
+            table.add_column(heading, overflow="fold", no_wrap=heading != "job")
         for job in by_state["running"]:
             progress = job.progress()
             epochs = f"{progress['epoch']}/{progress['num_epochs']}" if {"epoch", "num_epochs"} <= {*progress} else ""
@@ -99,7 +99,9 @@ class Table:
         failed = [Text(f"failed: {job.name}: {job.log_path}", style="red") for job in by_state["failed"]]
         heading = f"{self.title}: {counts}" + (f", about {duration(left)} left" if left else "")
         done = sum(_share(job) for job in self.jobs)
-        return Group(Text(heading), ProgressBar(total=len(self.jobs), completed=done, width=60), table, *failed)
+        bar = RichTable.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=len(self.jobs), completed=done, width=60))
+        return Group(Text(heading), bar, table, *failed)
 
     def seconds_left(self) -> float | None:
         """Of the whole, if every job to come takes as long as the median of those whose length is known."""

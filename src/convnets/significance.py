@@ -1,0 +1,124 @@
+"""What a few seeds allow to say: intervals and comparisons by Student's t, from the standard library alone."""
+
+import functools
+import math
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and how well it is known: `half_width` is that of its 95 % interval. None where one value cannot say."""
+
+    n: int
+    mean: float
+    sd: float | None
+    half_width: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """From at least one value."""
+        n, mean = len(values), statistics.fmean(values)
+        if n == 1:
+            return cls(n, mean, None, None)
+        sd = statistics.stdev(values)
+        return cls(n, mean, sd, t_quantile(n - 1) * sd / math.sqrt(n))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of one sample less that of another.
+
+    Args:
+        num_pairs: how many values of each were compared one by one; 0: Welch's test compared the samples.
+        p_value: two-sided; None where there is no spread to compare with.
+    """
+
+    mean: float
+    num_pairs: int
+    p_value: float | None
+
+
+def difference(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Difference:
+    """Compare two samples: paired over the keys that they share, if they share two, by Welch's test otherwise.
+
+    The keys say what two values have in common, such as the seed.
+    """
+    shared = [key for key in a if key in b]
+    if len(shared) >= 2:
+        pairs = [a[key] - b[key] for key in shared]
+        return Difference(statistics.fmean(pairs), len(pairs), paired_p_value(pairs))
+    means = [statistics.fmean(sample.values()) for sample in (a, b)]
+    return Difference(means[0] - means[1], 0, welch_p_value([*a.values()], [*b.values()]))
+
+
+def paired_p_value(differences: Sequence[float]) -> float | None:
+    """How probable a mean as far from 0 is if the differences came from a normal distribution around 0."""
+    mean, sd = statistics.fmean(differences), statistics.stdev(differences)
+    if sd <= 1e-12 * abs(mean):  # equal differences: by chance, not for want of a spread
+        return 1.0 if mean == 0 else None
+    return t_p_value(mean / sd * math.sqrt(len(differences)), len(differences) - 1)
+
+
+def welch_p_value(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """How probable means as far apart are if both came from normal distributions around one value."""
+    if min(len(a), len(b)) < 2:
+        return None
+    errors = [statistics.variance(sample) / len(sample) for sample in (a, b)]
+    distance = statistics.fmean(a) - statistics.fmean(b)
+    if math.sqrt(sum(errors)) <= 1e-12 * abs(distance):
+        return 1.0 if distance == 0 else None
+    degrees = sum(errors) ** 2 / sum(e**2 / (len(s) - 1) for e, s in zip(errors, (a, b), strict=True))
+    return t_p_value(distance / math.sqrt(sum(errors)), degrees)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Raise each p-value to what it is worth among so many, in their order (Holm 1979)."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def t_p_value(t: float, degrees: float) -> float:
+    """The two-sided tail of Student's t: the probability of a value at least as far from 0."""
+    return incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
+
+
+@functools.cache
+def t_quantile(degrees: float, confidence: float = 0.95) -> float:
+    """The value that Student's t stays within, on both sides of 0, with this probability."""
+    low, high = 0.0, 1.0
+    while t_p_value(high, degrees) > 1 - confidence:
+        high *= 2
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if t_p_value(middle, degrees) > 1 - confidence else (low, middle)
+    return middle
+
+
+def incomplete_beta(a: float, b: float, x: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), by its continued fraction.
+
+    Source: Press et al., Numerical Recipes, 3rd edition, 6.4 (Lentz's method).
+    """
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # there the fraction of the other tail converges faster
+        return 1 - incomplete_beta(b, a, 1 - x)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    tiny = 1e-300  # instead of a zero in a denominator
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1) or tiny)
+    fraction = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for coefficient in (even, odd):
+            d = 1 / (1 + coefficient * d or tiny)
+            c = 1 + coefficient / c or tiny
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return front * fraction / a
