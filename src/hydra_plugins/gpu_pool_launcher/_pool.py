@@ -16,7 +16,7 @@ from typing import Any
 from hydra_plugins.gpu_pool_launcher import _supervisor
 from hydra_plugins.gpu_pool_launcher._slots import Slots, threads_per_slot
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 # What tells a process that it is one of several of a training: a job is a training of its own.
 DISTRIBUTED_VARIABLES = (
     *(
