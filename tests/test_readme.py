@@ -1,5 +1,6 @@
 """The README is right: its commands compose, its new network trains."""
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from convnets.configuration import folder_name
 from convnets.runs import STARTED_FILES
 from convnets.training import train
+from hydra_plugins.gpu_pool_launcher.gpu_pool_launcher import GpuPoolConf
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = sorted(set(re.findall(r"python scripts/train\.py((?: [\w.]+=[^\s`|]+)+)", README)))
@@ -22,7 +24,8 @@ COMMANDS = sorted(set(re.findall(r"python scripts/train\.py((?: [\w.]+=[^\s`|]+)
 def test_commands_compose(overrides):
     assert len(COMMANDS) >= 5
     with hydra_context():
-        assert folder_name(hydra.compose("train", shlex.split(overrides), return_hydra_config=True))
+        words = [re.sub(r"(=[\w.]+),.*", r"\1", word) for word in shlex.split(overrides)]  # of a sweep, the first job
+        assert folder_name(hydra.compose("train", words, return_hydra_config=True))
 
 
 def test_every_script_model_and_run_file_is_named():
@@ -30,6 +33,11 @@ def test_every_script_model_and_run_file_is_named():
         assert path.name in README or f"`{path.stem}`" in README, path
     for name in STARTED_FILES:
         assert f"`{name}" in README
+
+
+def test_every_option_of_the_launcher_is_documented():
+    documented = re.findall(r"^\| `hydra\.launcher\.(\w+)`", README, re.MULTILINE)
+    assert documented == [field.name for field in dataclasses.fields(GpuPoolConf) if field.name != "_target_"]
 
 
 def test_paths_exist():

@@ -37,8 +37,8 @@ class GpuPoolConf:
     progress_file: str | None = None  # JSON in the job's folder: epoch, num_epochs, metrics
     progress_metric: str | None = None  # which of its metrics to show
     done_file: str | None = None  # a job in whose folder it is has been done
-    closing_words: str | None = None  # to be said at the end of a sweep without failures
     estimated_seconds: Any = None  # of a job, resolved in its own configuration; for dry_run
+    closing_words: str | None = None  # to be said at the end of a sweep without failures
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="gpu_pool", node=GpuPoolConf, provider="gpu_pool_launcher")
