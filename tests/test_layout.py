@@ -13,7 +13,7 @@ FLOORS = [
     {"callbacks", "sweeps"},
     {"building"},
     {"runs", "records"},
-    {"training", "prediction", "export", "leaderboard", "disk"},
+    {"training", "prediction", "export", "leaderboard", "disk", "board"},
     {"evaluation", "soak", "report"},
     {"book"},
 ]

@@ -137,7 +137,7 @@ def _shipped_choices() -> dict[tuple[str, str | None], str]:
 
 
 def find_folders(words: Sequence[str]) -> list[Path]:
-    """The folders meant: paths, or names in outputs/sweeps and outputs/runs; by default both of these.
+    """The folders meant: paths, names in outputs/sweeps and outputs/runs, or latest; by default both of these.
 
     Raises:
         RunFolderError: there is no such folder.
@@ -147,6 +147,9 @@ def find_folders(words: Sequence[str]) -> list[Path]:
         return [parent for parent in parents if parent.is_dir()]
     folders = []
     for word in words:
+        if word == "latest" and (runs := find_runs([parent for parent in parents if parent.is_dir()])):
+            folders.append(max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime))
+            continue
         found = [path for path in (Path(word), *(parent / word for parent in parents)) if path.is_dir()]
         if not found:
             names = [path.name for parent in parents if parent.is_dir() for path in parent.iterdir()]

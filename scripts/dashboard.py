@@ -1,0 +1,32 @@
+"""Open TensorBoard on runs and sweeps: python scripts/dashboard.py [RUN|SWEEP...]; by default on all of outputs/."""
+
+import argparse
+import sys
+from pathlib import Path
+
+try:
+    from convnets.configuration import CONFIG_DIR, errors_explained, wants_traceback
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("folders", nargs="*", metavar="RUN|SWEEP", help="folders, their names in outputs/, or latest")
+parser.add_argument("--port", type=int, help="(6006 if it is free, else another)")
+
+
+def main() -> int:
+    """Find the folders, and serve them."""
+    arguments = parser.parse_args()
+    with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
+        from convnets.board import free_port, serve
+        from convnets.folder import RunFolderError
+        from convnets.records import find_folders, find_runs
+
+        folders = find_folders(arguments.folders) if arguments.folders else [Path("outputs")]
+        if not find_runs(folders):
+            raise RunFolderError(f"There is no run in {folders[0]} yet: python scripts/train.py makes one.")
+        return serve(folders, free_port(arguments.port))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
