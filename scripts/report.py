@@ -22,6 +22,9 @@ parser.add_argument(
 parser.add_argument("--metric", default="val/accuracy", help="what to rank by, such as test/accuracy or val/loss")
 parser.add_argument("--by", default="", metavar="KEY[,KEY]", help="group by these only, such as model,init,model.lr")
 parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (the one sweep given, or outputs/report)")
+parser.add_argument(
+    "--html", action="store_true", help="write report.html too: one page, with confusion matrices and mistakes"
+)
 parser.add_argument("--disk", action="store_true", help="show what the folders weigh instead")
 parser.add_argument(
     "--prune", action="store_true", help="remove the checkpoints of finished runs, after asking, instead"
@@ -63,6 +66,10 @@ def main() -> int:
         write_report(leaderboard, title, to)
         print(as_markdown(leaderboard, title, MOST_ROWS))
         print(f"\nin {shown(to)}: {', '.join(FILES)}")
+        if arguments.html:
+            from convnets.page import write_page
+
+            print(f"page: {shown(write_page(leaderboard, title, to))}")
     return 0
 
 

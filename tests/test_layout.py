@@ -15,7 +15,7 @@ FLOORS = [
     {"runs", "records"},
     {"training", "prediction", "export", "leaderboard", "disk", "board"},
     {"evaluation", "soak", "report"},
-    {"book"},
+    {"book", "page"},
 ]
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")

@@ -150,15 +150,20 @@ def as_table(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def load_predictions(run: Run, split: str) -> Predictions:
-    """The predictions of `evaluate`, which is called where there are none of these weights."""
+def load_evaluation(run: Run, split: str) -> dict[str, Any]:
+    """What `evaluate` found, which is called where that was not done with these weights."""
     try:
-        stored = json.loads((run.path / f"evaluation-{split}.json").read_text())["weights_sha256"]
-        fresh = stored == _weights_sha256(run)
+        evaluation = json.loads((run.path / f"evaluation-{split}.json").read_text())
+        if evaluation["weights_sha256"] == _weights_sha256(run):
+            return evaluation
     except (OSError, ValueError, KeyError):
-        fresh = False
-    if not fresh:
-        evaluate(run, split)
+        pass
+    return evaluate(run, split)
+
+
+def load_predictions(run: Run, split: str) -> Predictions:
+    """The predictions beside `load_evaluation`."""
+    load_evaluation(run, split)
     with (run.path / f"predictions-{split}.csv").open() as file:
         rows = list(csv.DictReader(file))
     labels, predicted = (torch.tensor([int(row[key]) for row in rows]) for key in ("label", "predicted"))

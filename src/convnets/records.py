@@ -85,13 +85,17 @@ class RunRecord:
         protocol = self.result.get("validated_on", "holdout" if self.config.get("data.holdout") else "test split")
         return protocol == "test split"
 
-    def curve(self, metric: str) -> list[tuple[float, float]]:
-        """Epoch and value, of metrics.csv; empty where it has none."""
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv; empty where it has none."""
         try:
             with (self.path / "metrics.csv").open() as file:
-                return [(float(row["epoch"]), float(row[metric])) for row in csv.DictReader(file)]
-        except (OSError, KeyError, TypeError, ValueError):
+                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        except (OSError, TypeError, ValueError):
             return []
+
+    def curve(self, metric: str) -> list[tuple[float, float]]:
+        """Epoch and value; empty where it has none."""
+        return [(row["epoch"], row[metric]) for row in self.rows() if metric in row]
 
 
 def read_run(path: Path) -> RunRecord:
