@@ -101,7 +101,7 @@ def _build_schedule(config: DictConfig) -> Callable[[Optimizer, int], LRSchedule
 
 
 def build_trainer(
-    config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback] = (), epochs_done: int | None = None
+    config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback] = (), epochs_done: int = 0
 ) -> lightning.Trainer:
     """The Trainer of `config.trainer`, writing into `run_dir`, with the callbacks that no run goes without.
 
@@ -163,12 +163,11 @@ def _build_switchable(group: Mapping[str, Any]) -> list[Any]:
     return [_instantiate(item) for item in group.values() if item]
 
 
-def _build_loggers(group: Mapping[str, Any], run_dir: Path, epochs_done: int | None) -> list[Any]:
-    purge = {"lightning.pytorch.loggers.TensorBoardLogger": {"purge_step": (epochs_done or 0) + 1}}
+def _build_loggers(group: Mapping[str, Any], run_dir: Path, epochs_done: int) -> list[Any]:
+    # From the first start on: TensorBoard takes the first mark of a start in a folder for that of no restart.
+    purge = {"lightning.pytorch.loggers.TensorBoardLogger": {"purge_step": epochs_done + 1}}
     return [
-        _instantiate(item, save_dir=str(run_dir), **({} if epochs_done is None else purge.get(item._target_, {})))
-        for item in group.values()
-        if item
+        _instantiate(item, save_dir=str(run_dir), **purge.get(item._target_, {})) for item in group.values() if item
     ]
 
 

@@ -81,16 +81,17 @@ class Classifier(lightning.LightningModule):
         """The stage's mean loss and accuracy over its images so far, over all ranks: {"stage/loss": ...}."""
         return {f"{stage}/{name}": value for name, value in self.tally(stage).compute().items()}
 
-    def _losses(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _outputs(self, batch: tuple[Tensor, Tensor], stage: str) -> tuple[Tensor, Tensor]:
+        """Count a batch; its scores and losses."""
         images, labels = batch
         scores = self(images)
         losses = F.cross_entropy(scores, labels, reduction="none")
         self.tally(stage).update(losses.detach(), scores.detach(), labels)
-        return losses
+        return scores, losses
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss of a batch."""
-        losses = self._losses(batch, "train")
+        _, losses = self._outputs(batch, "train")
         loss = losses.mean()
         if self.trainer.world_size > 1:
             # DDP averages over ranks; where they share a batch unequally, this makes it the average over images.
@@ -98,13 +99,13 @@ class Classifier(lightning.LightningModule):
             loss = loss * (len(losses) / self.trainer.strategy.reduce(num_images, reduce_op="mean"))
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count a batch of validation images."""
-        self._losses(batch, "val")
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Count a batch of validation images; return its scores (N, num_classes) to the callbacks."""
+        return self._outputs(batch, "val")[0]
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count a batch of test images."""
-        self._losses(batch, "test")
+        self._outputs(batch, "test")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (N, num_classes), losses (N,) and labels (N,) of a batch."""

@@ -138,6 +138,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.gradient_clip_val": optional(POSITIVE),
     "trainer.deterministic": FLAG,
     "trainer.sync_batchnorm": FLAG,
+    "callbacks.dashboard.every": optional(whole(1)),
 }
 
 # What does not decide a run's result, and so is not in its content: names, places, and what only watches.

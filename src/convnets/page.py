@@ -25,13 +25,16 @@ FILE = "report.html"
 NUM_GROUPS_SHOWN = 6  # each with curves, confusion matrix and mistakes of one of its runs
 NUM_MISTAKES = 10
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 66rem; margin: 2rem auto;
+  padding: 0 1rem }
 h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
-table { border-collapse: collapse; display: block; overflow-x: auto } th { border-bottom: 2px solid #222; text-align: right }
+table { border-collapse: collapse; display: block; overflow-x: auto }
+th { border-bottom: 2px solid #222; text-align: right }
 td { border-bottom: 1px solid #ddd; text-align: right } td, th { padding: .25rem .7rem; white-space: nowrap }
 td:nth-child(2), th:nth-child(2), table.plain td, table.plain th { text-align: left }
 figure { margin: 1rem 0 } figcaption { color: #555; font-size: .9rem } img { max-width: 100%; height: auto }
-.note { color: #555 } .warning { background: #fff4e0; padding: .5rem 1rem } code { background: #f3f3f3; padding: 0 .2rem }
+.note { color: #555 } .warning { background: #fff4e0; padding: .5rem 1rem }
+code { background: #f3f3f3; padding: 0 .2rem }
 """
 
 
@@ -93,8 +96,8 @@ def _board_parts(board: Board, metric: str) -> list[str]:
     )
     return [
         f"<h2>Validated on {escape(board.validated_on)}</h2>",
-        f'<p class="note">{protocol} {escape(metric)}: the mean over n runs with different seeds, {direction} is better; '
-        "its 95 % interval says how well the mean is known.</p>",
+        f'<p class="note">{protocol} {escape(metric)}: the mean over n runs with different seeds, {direction} is '
+        "better; its 95 % interval says how well the mean is known.</p>",
         _table(header, rows),
         *([f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in said[:10])}</ul>"] if said else []),
     ]
@@ -130,12 +133,10 @@ def _evaluated(run: Run) -> list[str]:
     wrong = (predictions.predicted != predictions.labels).nonzero().squeeze(1)
     surest = wrong[predictions.probabilities[wrong].argsort(descending=True)][:NUM_MISTAKES]
     images = run.datamodule.splits["test"].images[surest].squeeze(1)
-    mistakes = plots.predictions(
-        images.numpy(),
-        *(values[surest].numpy() for values in (predictions.labels, predictions.predicted, predictions.probabilities)),
-        names,
-        "The surest mistakes",
+    labels, guesses, sureness = (
+        values[surest].numpy() for values in (predictions.labels, predictions.predicted, predictions.probabilities)
     )
+    mistakes = plots.predictions(images.numpy(), labels, guesses, sureness, names, "The surest mistakes")
     words = f"Hardest for it: {weakest['class']}, of which it finds {weakest['recall']:.0%}."
     return [
         _picture(plots.confusion_matrix(matrix, names, title), f"What is taken for what. {words}"),

@@ -31,17 +31,19 @@ from convnets.building import build_classifier, build_datamodule, build_trainer,
 from convnets.callbacks import (
     CheckpointError,
     Checkpoints,
+    Dashboard,
     History,
     Interrupted,
     NonFiniteLossError,
     check_fits,
+    curves_title,
     newest_checkpoint,
     read_checkpoint,
+    write_curves,
 )
 from convnets.callbacks.progress import count, duration
 from convnets.classifier import Classifier
 from convnets.configuration import RULES, ConfigurationError, content, content_hash
-from convnets.plots import training_curves
 from convnets.runs import Run, RunFolderError
 
 log = logging.getLogger(__name__)
@@ -244,7 +246,7 @@ def _out_of_memory_advice(error: BaseException, config: DictConfig) -> str:
 def _build(
     config: DictConfig, run: Run, epochs_done: int | None, extra_callbacks: Sequence[Callback]
 ) -> tuple[lightning.Trainer, Any, Classifier]:
-    trainer = build_trainer(config, run.path, [_Status(run), *extra_callbacks], epochs_done)
+    trainer = build_trainer(config, run.path, [_Status(run), *extra_callbacks], epochs_done or 0)
     datamodule = build_datamodule(config)
     return trainer, datamodule, build_classifier(config, datamodule)
 
@@ -268,8 +270,8 @@ def _fit(
         return {}
     (run.path / "hparams.yaml").unlink(missing_ok=True)  # TensorBoardLogger's, and always empty: config.yaml has it all
     run.save_weights(classifier.network)
-    training_curves(rows, f"{config.model.name} on {datamodule.name}").savefig(run.path / "curves.png", dpi=120)
-    return {
+    write_curves(rows, curves_title(config.model.name, datamodule), run.path)
+    result = {
         "metrics": metrics,
         "weights_of_epoch": int(chosen["epoch"]),
         "epochs": len(rows),
@@ -277,7 +279,7 @@ def _fit(
         "seconds": round(history.seconds, 3),
         "train_seconds": round(sum(row["train_seconds"] for row in rows), 3),
         "checkpoint_seconds": round(checkpoints.saving_seconds, 3),
-        "seconds_a_checkpoint": round(checkpoints.saving_seconds / checkpoints.num_saved, 4),
+        "seconds_a_checkpoint": round(checkpoints.saving_seconds / max(checkpoints.num_saved, 1), 4),
         "images_per_second": round(statistics.median(row["images_per_second"] for row in rows), 1),
         "config_hash": content_hash(OmegaConf.to_container(config)),  # type: ignore[arg-type]
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -285,6 +287,10 @@ def _fit(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES_THAT_MATTER}},
         "git_commit": _git_commit(),
     }
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Dashboard):
+            callback.finish(trainer, classifier, OmegaConf.to_container(config), result)  # type: ignore[arg-type]
+    return result
 
 
 def _best_weights(checkpoints: Checkpoints, run: Run) -> dict[str, torch.Tensor]:

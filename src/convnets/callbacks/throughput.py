@@ -1,0 +1,126 @@
+"""How much of the machine a training uses."""
+
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from convnets.atomic import write_atomically
+from convnets.callbacks.checkpoints import Checkpoints
+from convnets.callbacks.history import History
+from convnets.callbacks.tensorboard import writer_of
+from convnets.classifier import Classifier
+from convnets.networks import summarize
+
+FLOPS_OF_A_MULTIPLY_ADD = 2
+PASSES = 3  # the backward pass costs two forward ones: a gradient for the weights, and one for the inputs
+DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+MEASURING_SECONDS = 0.2
+
+
+class Throughput(Callback):
+    """Scalars for TensorBoard, of each epoch: what waiting for data takes, and what the network's arithmetic comes to.
+
+    throughput/data_wait_percent: share of the training's time between one step's end and the next one's start, but for
+        checkpoints: choosing, moving and resizing images. On a GPU, the time of the thread that feeds it.
+    throughput/model_gflops: 1e9 operations a second, of the convolutions and linear layers forward and backward.
+    throughput/peak_percent: of what the device reaches in a product of two large matrices, in the training's precision.
+
+    Args:
+        peaks_path: a file where measured peaks are kept, of any device, to be measured once. Removing it does no harm.
+    """
+
+    def __init__(self, peaks_path: str = "~/.cache/convnets/peaks.json") -> None:
+        self.peaks_path = Path(peaks_path).expanduser()
+        self._flops_an_image = 0
+        self._peak = 0.0
+        self._started = self._step_ended = self._waited = self._saving_before = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Count the network's arithmetic, and measure the device where that was not done before."""
+        if writer_of(trainer) is None:
+            return
+        assert isinstance(pl_module, Classifier)
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        whole = summarize(copy.deepcopy(pl_module.network), datamodule.resize, datamodule.num_channels)[0]
+        self._flops_an_image = whole.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
+        self._peak = peak_flops(pl_module.device, str(trainer.precision), self.peaks_path) * trainer.world_size
+        self._start(trainer)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Count from zero."""
+        self._start(trainer)
+
+    def _start(self, trainer: lightning.Trainer) -> None:
+        self._started = self._step_ended = time.perf_counter()
+        self._waited = 0.0
+        self._saving_before = Checkpoints.of(trainer).saving_seconds
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The batch is there."""
+        self._waited += time.perf_counter() - self._step_ended
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The next batch is waited for."""
+        self._step_ended = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the epoch's scalars."""
+        if (writer := writer_of(trainer)) is None:
+            return
+        saving = Checkpoints.of(trainer).saving_seconds - self._saving_before
+        flops = self._flops_an_image * History.of(trainer).rows[-1]["images_per_second"]
+        scalars = {
+            "data_wait_percent": 100 * (self._waited - saving) / (self._step_ended - self._started - saving),
+            "model_gflops": flops / 1e9,
+            "peak_percent": 100 * flops / self._peak,
+        }
+        for name, value in scalars.items():
+            writer.add_scalar(f"throughput/{name}", value, trainer.current_epoch + 1)
+        writer.flush()
+
+
+def peak_flops(device: torch.device, precision: str, path: Path) -> float:
+    """Operations a second of a large matrix product, from the file or measured now and added to it."""
+    dtype = DTYPES.get(precision, torch.float32)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{platform.node()}, {torch.get_num_threads()} {torch.backends.cpu.get_cpu_capability()} threads"
+    key = f"{name}, {dtype}, {torch.get_float32_matmul_precision()}, torch {torch.__version__}"
+    peaks: dict[str, float] = {}
+    with suppress(OSError, ValueError):
+        peaks = json.loads(path.read_text())
+    if key not in peaks:
+        peaks[key] = _measure(device, dtype)
+        with suppress(OSError):  # a home that cannot be written costs a measurement each time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(peaks, indent=2) + "\n")
+    return peaks[key]
+
+
+def _measure(device: torch.device, dtype: torch.dtype) -> float:
+    """The fastest product within a fifth of a second. Draws no random numbers: these are the training's."""
+    wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    size = 4096 if device.type == "cuda" else 1024
+    matrix = torch.linspace(-1, 1, size * size, device=device).reshape(size, size).to(dtype)
+    matrix @ matrix
+    wait()
+    fastest, deadline = float("inf"), time.perf_counter() + MEASURING_SECONDS
+    while (started := time.perf_counter()) < deadline or fastest == float("inf"):
+        matrix @ matrix
+        wait()
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * size**3 / fastest
