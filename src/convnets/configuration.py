@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,9 +196,10 @@ def check_targets(config: Any, trusted: Sequence[str], source: str) -> None:
 
 @functools.cache
 def shipped_targets() -> frozenset[str]:
-    """Every `_target_` in conf/."""
+    """Every `_target_` in conf/ that a run's configuration may hold."""
     files = [yaml.safe_load(path.read_text()) for path in CONFIG_DIR.rglob("*.yaml")]
-    targets = [value for file in files for key, value in flatten(file or {}).items() if key.endswith("_target_")]
+    items = [item for file in files for item in flatten(file or {}).items()]
+    targets = [value for key, value in items if key.endswith("_target_") and not key.startswith("hydra.")]
     return frozenset(target for target in targets if target is not None)
 
 
@@ -359,6 +360,11 @@ def folder_name(root: DictConfig) -> str:
     config = resolve(root)
     reference = resolve(_compose(root.hydra, {**choices, "experiment": None, "sweep": None}))
     check(config, reference)
+    if config["data"]["holdout"] == 0 and (sweeper := root.hydra.runtime.choices["hydra/sweeper"]) != "basic":
+        raise ConfigurationError(
+            f"hydra/sweeper={sweeper} chooses by val/accuracy, and with data.holdout=0 the test split would choose the "
+            "hyperparameters: set data.holdout=5000, or another number of training images to choose on."
+        )
     if config["run_name"] is not None:
         return str(config["run_name"])
     default_choices = _choices(_compose(root.hydra, {"model": choices["model"]}).hydra)
@@ -444,9 +450,10 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
 
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
-            with explained():  # here too, or Hydra adds a line of its own
+            hydra_config: Any = HydraConfig.get()
+            # Here too, or Hydra adds a line of its own; but a sweep's jobs in one process must not end it.
+            with nullcontext() if _within_a_sweep(hydra_config) else explained():
                 resolved = resolve(config)
-                hydra_config: Any = HydraConfig.get()
                 if any(word.startswith("hydra.run.dir=") for word in hydra_config.overrides.hydra):
                     root = config.copy()
                     OmegaConf.set_struct(root, False)
@@ -467,11 +474,16 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
     return decorate
 
 
+def _within_a_sweep(hydra_config: DictConfig) -> bool:
+    """Whether the launcher of a sweep called the task, and not a command of its own."""
+    return not OmegaConf.is_missing(hydra_config.job, "num")
+
+
 def _refuse_processes_in_a_sweep(config: Mapping[str, Any], hydra_config: DictConfig) -> None:
     """A training in several processes starts the program's command again: in a sweep that is not one job's, but all."""
-    in_process = not OmegaConf.is_missing(hydra_config.job, "num")
     trainer = config["trainer"]
-    if in_process and "SLURM_NTASKS" not in os.environ and (trainer["devices"] != 1 or trainer["strategy"] != "auto"):
+    within = _within_a_sweep(hydra_config)
+    if within and "SLURM_NTASKS" not in os.environ and (trainer["devices"] != 1 or trainer["strategy"] != "auto"):
         raise ConfigurationError(
             f"trainer.devices={trainer['devices']} with trainer.strategy={trainer['strategy']} starts processes that "
             "would train other jobs of this sweep, whose launcher runs them within a process: set launcher=gpu_pool."
