@@ -163,6 +163,7 @@ LATER_KEYS: Mapping[str, Any] = {
     "init.from_run": None,
     "model.activation": "sigmoid",
 }
+EXTRAS = {"hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm"}  # what installs them
 GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
@@ -492,11 +493,17 @@ def _refuse_processes_in_a_sweep(config: Mapping[str, Any], hydra_config: DictCo
 
 def explain(error: BaseException, config_dir: Path, config_name: str, overrides: Sequence[str]) -> str | None:
     """One message for what a user did; None for what only a traceback explains."""
+    if type(error).__module__ == "ray.exceptions":
+        if not isinstance(cause_there := getattr(error, "cause", None), BaseException):
+            return f"{type(error).__name__}: {error}"
+        error = cause_there
     cause: BaseException | None = error
     while cause is not None:  # resolvers and Hydra wrap what they meet
         if type(cause).__module__.startswith(("convnets.", "hydra_plugins.")):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, MissingConfigException) and (extra := EXTRAS.get(error.missing_cfg_file or "")):
+        return f"launcher={extra} needs the extra `{extra}`: pip install -e '.[{extra}]'"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.partition("/")
         paths = sorted((config_dir / group).rglob("*.yaml"))
