@@ -14,7 +14,7 @@ def train(config, run_dir):
     """Import what is heavy only here, so that --help and a typo answer at once."""
     from convnets.training import train
 
-    return train(config, run_dir)["metrics"]["val/accuracy"]
+    return train(config, run_dir).get("metrics", {}).get("val/accuracy")  # none in a process beside the first
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def test_imports_point_down(path):
         ("convnets.configuration", ("torch", "lightning", "matplotlib")),
         ("convnets.sweeps", ("torch", "lightning", "matplotlib")),
         ("hydra_plugins.gpu_pool_launcher.gpu_pool_launcher", ("torch", "convnets", "rich")),
+        ("hydra_plugins.optuna_search.optuna_search", ("torch", "convnets", "optuna")),
         ("hydra_plugins.gpu_pool_launcher._pool", ("torch", "convnets", "rich", "hydra")),
         ("convnets.networks", ("lightning", "hydra", "omegaconf")),
         ("convnets.data", ("hydra", "omegaconf")),

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 import sys
+import tomllib
 import types
 
 import hydra
@@ -38,6 +39,16 @@ def test_every_script_model_and_run_file_is_named():
 def test_every_option_of_the_launcher_is_documented():
     documented = re.findall(r"^\| `hydra\.launcher\.(\w+)`", README, re.MULTILINE)
     assert documented == [field.name for field in dataclasses.fields(GpuPoolConf) if field.name != "_target_"]
+
+
+def test_every_extra_sweep_and_launcher_is_named():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert all(
+        f"'.[{extra}]'" in README for extra in extras if extra not in ("test", "onnx")
+    )  # which make env installs
+    for group in ("sweep", "launcher"):
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert re.search(rf"\b{path.stem}\b", README), path
 
 
 def test_paths_exist():

@@ -11,6 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
@@ -140,7 +141,7 @@ def build_trainer(
         **options,
         callbacks=callbacks,
         logger=_build_loggers(config.logger, run_dir, epochs_done),
-        plugins=[CheckedCheckpointIO()],
+        plugins=[CheckedCheckpointIO(), *_cluster_environment()],
         default_root_dir=str(run_dir),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
@@ -150,6 +151,23 @@ def build_trainer(
     )
     with refusals_explained():
         return build()
+
+
+def _cluster_environment() -> list[SLURMEnvironment]:
+    """SLURM's, where srun started this process, without Lightning's own requeueing.
+
+    SIGTERM is `Checkpoints`', and at a time limit submitit requeues its job on SIGUSR2. Lightning would do so too, on
+    SIGUSR1, from a checkpoint of its own that no run goes on from.
+
+    Raises:
+        ConfigurationError: the tasks were asked for in a way that Lightning does not take.
+    """
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    try:
+        return [SLURMEnvironment(auto_requeue=False)]
+    except RuntimeError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def _uses_gpu(accelerator: str) -> bool:

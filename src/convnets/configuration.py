@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,7 @@ LATER_KEYS: Mapping[str, Any] = {
     "init.from_run": None,
     "model.activation": "sigmoid",
 }
+EXTRAS = {"hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm"}  # what installs them
 GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
@@ -197,9 +198,10 @@ def check_targets(config: Any, trusted: Sequence[str], source: str) -> None:
 
 @functools.cache
 def shipped_targets() -> frozenset[str]:
-    """Every `_target_` in conf/."""
+    """Every `_target_` in conf/ that a run's configuration may hold."""
     files = [yaml.safe_load(path.read_text()) for path in CONFIG_DIR.rglob("*.yaml")]
-    targets = [value for file in files for key, value in flatten(file or {}).items() if key.endswith("_target_")]
+    items = [item for file in files for item in flatten(file or {}).items()]
+    targets = [value for key, value in items if key.endswith("_target_") and not key.startswith("hydra.")]
     return frozenset(target for target in targets if target is not None)
 
 
@@ -360,6 +362,11 @@ def folder_name(root: DictConfig) -> str:
     config = resolve(root)
     reference = resolve(_compose(root.hydra, {**choices, "experiment": None, "sweep": None}))
     check(config, reference)
+    if config["data"]["holdout"] == 0 and (sweeper := root.hydra.runtime.choices["hydra/sweeper"]) != "basic":
+        raise ConfigurationError(
+            f"hydra/sweeper={sweeper} chooses by val/accuracy, and with data.holdout=0 the test split would choose the "
+            "hyperparameters: set data.holdout=5000, or another number of training images to choose on."
+        )
     if config["run_name"] is not None:
         return str(config["run_name"])
     default_choices = _choices(_compose(root.hydra, {"model": choices["model"]}).hydra)
@@ -445,9 +452,10 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
 
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
-            with explained():  # here too, or Hydra adds a line of its own
+            hydra_config: Any = HydraConfig.get()
+            # Here too, or Hydra adds a line of its own; but a sweep's jobs in one process must not end it.
+            with nullcontext() if _within_a_sweep(hydra_config) else explained():
                 resolved = resolve(config)
-                hydra_config: Any = HydraConfig.get()
                 if any(word.startswith("hydra.run.dir=") for word in hydra_config.overrides.hydra):
                     root = config.copy()
                     OmegaConf.set_struct(root, False)
@@ -468,11 +476,16 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
     return decorate
 
 
+def _within_a_sweep(hydra_config: DictConfig) -> bool:
+    """Whether the launcher of a sweep called the task, and not a command of its own."""
+    return not OmegaConf.is_missing(hydra_config.job, "num")
+
+
 def _refuse_processes_in_a_sweep(config: Mapping[str, Any], hydra_config: DictConfig) -> None:
     """A training in several processes starts the program's command again: in a sweep that is not one job's, but all."""
-    in_process = not OmegaConf.is_missing(hydra_config.job, "num")
     trainer = config["trainer"]
-    if in_process and "SLURM_NTASKS" not in os.environ and (trainer["devices"] != 1 or trainer["strategy"] != "auto"):
+    within = _within_a_sweep(hydra_config)
+    if within and "SLURM_NTASKS" not in os.environ and (trainer["devices"] != 1 or trainer["strategy"] != "auto"):
         raise ConfigurationError(
             f"trainer.devices={trainer['devices']} with trainer.strategy={trainer['strategy']} starts processes that "
             "would train other jobs of this sweep, whose launcher runs them within a process: set launcher=gpu_pool."
@@ -481,11 +494,17 @@ def _refuse_processes_in_a_sweep(config: Mapping[str, Any], hydra_config: DictCo
 
 def explain(error: BaseException, config_dir: Path, config_name: str, overrides: Sequence[str]) -> str | None:
     """One message for what a user did; None for what only a traceback explains."""
+    if type(error).__module__ == "ray.exceptions":
+        if not isinstance(cause_there := getattr(error, "cause", None), BaseException):
+            return f"{type(error).__name__}: {error}"
+        error = cause_there
     cause: BaseException | None = error
     while cause is not None:  # resolvers and Hydra wrap what they meet
         if type(cause).__module__.startswith(("convnets.", "hydra_plugins.")):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, MissingConfigException) and (extra := EXTRAS.get(error.missing_cfg_file or "")):
+        return f"launcher={extra} needs the extra `{extra}`: pip install -e '.[{extra}]'"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.partition("/")
         paths = sorted((config_dir / group).rglob("*.yaml"))

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -58,3 +59,17 @@ def _finished_runs() -> list[tuple[dict[str, Any], float]]:
 # Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("known_seconds", lambda *, _root_: known_seconds(_root_), replace=True)
+
+
+def gpus_of_a_job(accelerator: str, cluster: str | None) -> int | None:
+    """How many GPUs a job asks a cluster for: one; none if it computes on the CPU, or no GPU is in this machine.
+
+    Args:
+        cluster: an address, if the jobs run elsewhere.
+    """
+    from hydra_plugins.gpu_pool_launcher._slots import find_gpus
+
+    return 1 if accelerator != "cpu" and (cluster is not None or find_gpus(os.environ)) else None
+
+
+OmegaConf.register_new_resolver("gpus_of_a_job", gpus_of_a_job, replace=True)

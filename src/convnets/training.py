@@ -143,7 +143,12 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
 
 
 def _train_beside(config: DictConfig, run: Run, extra_callbacks: Sequence[Callback]) -> dict[str, Any]:
-    """Be one of the ranks above 0: rank 0 holds the folder, has checked all, and started this process."""
+    """Be one of the ranks above 0: rank 0 holds the folder, has checked all, and started this process.
+
+    Or a cluster started all of them, and the first finds that there is nothing to do.
+    """
+    if run.result:
+        return {}
     found = newest_checkpoint(run.path / "checkpoints")
     trainer, datamodule, classifier = _build(config, run, None, extra_callbacks)
     trainer.ckpt_path = found and found[0]
@@ -203,7 +208,7 @@ def _marked(error: BaseException, run: Run, config: DictConfig, log_file: TextIO
         error = Interrupted(128 + signal.SIGTERM)
     told: BaseException = error
     state = "failed"
-    if isinstance(error, Interrupted):
+    if isinstance(error, SystemExit):  # ours, or that of a cluster's handler of signals
         state = "interrupted"
     elif _is_out_of_memory(error):
         state, told = "out_of_memory", OutOfMemoryError(_out_of_memory_advice(error, config))

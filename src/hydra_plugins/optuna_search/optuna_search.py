@@ -1,0 +1,65 @@
+"""`hydra/sweeper=optuna_search`: random or Bayesian search whose command, given again, runs only what is missing.
+
+Hydra imports this module whenever a program starts, so Optuna is imported only when a search begins.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class OptunaSearchConf:
+    """What `hydra.sweeper` may hold: the keys of Hydra's own Optuna sweeper, with other defaults."""
+
+    _target_: str = "hydra_plugins.optuna_search.optuna_search.OptunaSearch"
+    _recursive_: bool = False  # the sampler is made anew for each trial
+    sampler: Any = field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler", "seed": 0})
+    direction: Any = "maximize"
+    storage: str = "sqlite:///${hydra.sweep.dir}/search.db"
+    study_name: str = "search"
+    n_trials: int = 20  # in all, over every time the command is given
+    n_jobs: int = 4  # trials drawn at a time; the next are drawn when these have ended
+    max_failure_rate: float = 1.0  # of the trials drawn at a time: a job that fails, fails alone
+    params: Any = None
+    custom_search_space: str | None = None
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="optuna_search", node=OptunaSearchConf, provider="optuna_search"
+)
+
+
+class SearchError(RuntimeError):
+    """A search cannot begin, or some of its trials failed; the text says what to do."""
+
+
+class OptunaSearch(Sweeper):
+    """Stands for the search until it begins."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the search.
+
+        Raises:
+            SearchError: Optuna or Hydra's sweeper for it is not installed.
+        """
+        try:
+            from hydra_plugins.optuna_search._search import Search
+        except ImportError as error:
+            raise SearchError(
+                f"hydra/sweeper=optuna_search needs what the extra `search` installs: pip install -e '.[search]' "
+                f"({error})"
+            ) from error
+        self.search = Search(**self.options)
+        self.search.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the trials that are missing."""
+        self.search.sweep(arguments)

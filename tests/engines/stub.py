@@ -1,0 +1,32 @@
+"""Our configuration with another task: it notes where it runs, and dies as it is told."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import convnets.sweeps  # noqa: F401 (registers the resolvers)
+from convnets.configuration import main
+
+
+@main(Path(__file__).parents[2] / "conf", "train")
+def note(config, run_dir):
+    import ray
+
+    with (run_dir / "attempts.txt").open("a") as file:
+        file.write("x")
+    if config.seed == 13:
+        sys.stdout.flush()
+        os._exit(1)
+    if config.seed == 14:
+        raise ValueError("told to")
+    started = time.time()
+    time.sleep(2)
+    facts = {"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "pid": os.getpid(), "started": started, "ended": time.time()}
+    facts["node"] = ray.get_runtime_context().get_node_id()
+    (run_dir / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    note()
