@@ -3,7 +3,6 @@
 import errno
 import logging
 import platform
-import shutil
 import signal
 import statistics
 import subprocess
@@ -350,15 +349,7 @@ def _report(run: Run, config: DictConfig, result: dict[str, Any]) -> str:
         lines.append(
             f"  test accuracy  {metrics['test/accuracy']:.4f}  the same weights; the test split was evaluated only now"
         )
-    return "\n".join([*lines, f"  run folder     {run}", f"  dashboard      {_tensorboard()} --logdir outputs"])
-
-
-def _tensorboard() -> str:
-    """How to call TensorBoard from the shell that this was called from."""
-    if shutil.which("tensorboard"):
-        return "tensorboard"
-    program = Path(sys.executable).with_name("tensorboard")
-    return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
+    return "\n".join([*lines, f"  run folder     {run}", f"  dashboard      python scripts/dashboard.py {run}"])
 
 
 def _device_name(trainer: lightning.Trainer) -> str:
