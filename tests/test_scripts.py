@@ -129,3 +129,34 @@ def test_mistakes_with_the_other_scripts_get_one_message(run_script, script, arg
     assert finished.returncode != 0
     assert said in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_a_sweep_within_a_process_refuses_trainings_in_several(run_script, tmp_path):
+    sweep = ("-m", "launcher=basic", "trainer=ddp", "trainer.devices=2", "seed=0,1", "data=fashion_mnist_sample")
+    finished = run_script("train.py", *sweep)
+    assert finished.returncode == 1
+    assert "trainer.devices=2 with trainer.strategy=ddp starts processes that would train other jobs" in finished.stderr
+    assert "set launcher=gpu_pool." in finished.stderr
+    assert not list(tmp_path.glob("outputs/sweeps/*/*/config.yaml"))
+
+
+def test_a_sweep_of_the_real_program_trains_each_job_once(run_script, tmp_path):
+    sweep = ("-m", "seed=0,1", "data=fashion_mnist_sample", "trainer=smoke", "callbacks=none", "sweep_name=two")
+    for said in ("done in", "done before"):
+        finished = run_script("train.py", *sweep)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout.count(said) == 2
+        assert "leaderboard: python scripts/report.py " in finished.stdout
+    names = {path.parent.name for path in (tmp_path / "outputs" / "sweeps" / "two").glob("*/result.json")}
+    assert {re.sub(r"-\w{8}$", "", name) for name in names} == {
+        "lenet-fashion_mnist_sample-smoke",
+        "lenet-fashion_mnist_sample-smoke-seed1",
+    }
+
+
+def test_the_name_of_a_sweep_comes_from_what_it_changes(run_script):
+    folders = []
+    for words in (("seed=0,1", "model.lr=1"), ("model.lr=1", "seed=0,1", "callbacks=none"), ("seed=0,1", "model.lr=2")):
+        finished = run_script("train.py", "-m", *words, "hydra.launcher.dry_run=true")
+        folders.append(finished.stdout.partition(":")[0])
+    assert folders[0] == folders[1] != folders[2]
