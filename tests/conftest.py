@@ -8,12 +8,18 @@ from pathlib import Path
 import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from tensorboard.summary.writer import event_file_writer
 
 import convnets.sweeps  # registers the resolvers that conf/ uses
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 assert convnets.sweeps
+
+
+# TensorBoard reads the files of a second in the order of their number in the process, as text: a test process makes many
+# more than a training, and its tenth would come before its ninth.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 
 
 @contextlib.contextmanager
