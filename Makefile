@@ -1,6 +1,7 @@
 # make train    set up where needed, then train (ARGS="model=vgg data.resize=224" for another run)
 # make test     set up where needed, then run the tests
 # make test-slow    the tests that take minutes: every step of every network, many kills
+# make browser  install Chromium, with which the tests look at the dashboard (Debian, Ubuntu; asks for root by sudo)
 # make check    lint, format and types
 # make env      set up only
 VENV ?= .venv
@@ -11,15 +12,20 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test test-slow check env
+.PHONY: train test test-slow browser check env
 train: $(STAMP)
 	@$(BIN)/python scripts/train.py $(ARGS)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow $(ARGS)
+
+browser: $(STAMP)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  test "$$(id -u)" = 0 || sudo=sudo; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends chromium chromium-driver; }
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -14,8 +14,9 @@ from convnets.folder import shown
 
 PORT = 6006  # TensorBoard's own
 START_SECONDS = 60
-# Enough for every picture of a long training and its histograms; TensorBoard's own are 10 and 50.
-SAMPLES = "images=200,histograms=200,pr_curves=50,text=50,scalars=0"
+# Enough for every picture of a long training and its histograms; TensorBoard's own are 10 and 50. Of scalars its own
+# 1,000 are, a point an epoch; 0 is no way to ask for all: its faster data server then keeps none, and charts are empty.
+SAMPLES = "images=200,histograms=200,pr_curves=50,text=50"
 
 
 class BoardError(RuntimeError):
