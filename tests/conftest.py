@@ -17,8 +17,8 @@ CONF = ROOT / "conf"
 assert convnets.sweeps
 
 
-# TensorBoard reads the files of a second in the order of their number in the process, as text: a test process makes many
-# more than a training, and its tenth would come before its ninth.
+# TensorBoard reads the files of a second in the order of their number in the process, as text: a test process makes
+# many more than a training, and its tenth would come before its ninth.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 
 

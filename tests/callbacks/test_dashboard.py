@@ -447,6 +447,7 @@ def test_a_picture_that_fails_is_said_and_does_not_end_the_training(shown, tmp_p
     assert Run(tmp_path).status["state"] == "done"
 
 
+@pytest.mark.slow
 def test_ranks_are_watched_by_the_first_alone(run_script, tmp_path):
     quick = ("data=fashion_mnist_sample", "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1")
     peaks = f"callbacks.throughput.peaks_path={tmp_path}/peaks.json"
