@@ -11,21 +11,21 @@ except ModuleNotFoundError as error:
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("folders", nargs="*", metavar="RUN|SWEEP", help="folders, their names in outputs/, or latest")
-parser.add_argument("--port", type=int, help="(6006 if it is free, else another)")
+parser.add_argument("--port", type=int, help="(the first that is free from 6006 on)")
 
 
 def main() -> int:
     """Find the folders, and serve them."""
     arguments = parser.parse_args()
     with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
-        from convnets.board import free_port, serve
+        from convnets.board import serve
         from convnets.folder import RunFolderError
         from convnets.records import find_folders, find_runs
 
         folders = find_folders(arguments.folders) if arguments.folders else [Path("outputs")]
         if not find_runs(folders):
             raise RunFolderError(f"There is no run in {folders[0]} yet: python scripts/train.py makes one.")
-        return serve(folders, free_port(arguments.port))
+        return serve(folders, arguments.port)
 
 
 if __name__ == "__main__":

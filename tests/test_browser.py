@@ -139,11 +139,13 @@ def browser() -> Iterator[Any]:
 def address(outputs: Path) -> Iterator[str]:
     """Of what scripts/dashboard.py started."""
     command = [sys.executable, str(ROOT / "scripts" / "dashboard.py")]
-    with subprocess.Popen(command, cwd=outputs.parent, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=outputs.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         yield re.search(r"http://localhost:\d+/", process.stdout.readline())[0]
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        assert (process.communicate(timeout=20)[1], process.returncode) == ("", 0)
 
 
 @pytest.fixture
