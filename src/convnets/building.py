@@ -1,6 +1,8 @@
 """From a resolved configuration to a datamodule, a classifier and a trainer; the only caller of `instantiate`."""
 
 import functools
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +63,15 @@ def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
         in_channels=datamodule.num_channels,
         num_classes=datamodule.num_classes,
     )
-    return Classifier(network, _instantiate(config.optimizer), _build_schedule(config.schedule), config.channels_last)
+    if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise ConfigurationError("compile=true needs a C++ compiler (on Debian and Ubuntu: apt install g++).")
+    return Classifier(
+        network,
+        _instantiate(config.optimizer),
+        _build_schedule(config.schedule),
+        channels_last=config.channels_last,
+        compile=config.compile,
+    )
 
 
 def describe_network(config: DictConfig, depth: int = 1) -> str:
@@ -116,6 +126,10 @@ def build_trainer(
     on_gpu = _uses_gpu(options["accelerator"])
     if options["devices"] == "auto" and not on_gpu:
         options["devices"] = 2 if options["strategy"] == "ddp" else 1
+    options["benchmark"] = on_gpu and not options["deterministic"]  # cuDNN tries its algorithms out
+    if on_gpu:
+        torch.set_float32_matmul_precision(options["matmul_precision"])
+    del options["matmul_precision"]
     options["sync_batchnorm"] = options["sync_batchnorm"] and on_gpu  # torch has it for GPUs only
     if options["precision"] == "16-mixed" and not on_gpu:
         raise ConfigurationError("trainer.precision=16-mixed needs a GPU: set bf16-mixed or 32-true.")

@@ -50,6 +50,8 @@ class Classifier(lightning.LightningModule):
         optimizer: called with the parameters.
         schedule: called with the optimizer and the number of its steps in the whole training; None keeps the rate.
         channels_last: memory format of images and weights.
+        compile: the network's training steps with torch.compile. Validation and prediction run as they are, so that
+            all who evaluate the weights find the same to the last digit.
     """
 
     def __init__(
@@ -58,10 +60,13 @@ class Classifier(lightning.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         channels_last: bool = True,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
+        step = self.network.forward  # the method: the module would be registered a second time, and saved twice
+        self._train_forward = torch.compile(step, dynamic=False) if compile else step
         self.optimizer = optimizer
         self.schedule = schedule
         self.taken_over: frozenset[str] = frozenset()  # names of weights that come from another run
@@ -84,7 +89,8 @@ class Classifier(lightning.LightningModule):
     def _outputs(self, batch: tuple[Tensor, Tensor], stage: str) -> tuple[Tensor, Tensor]:
         """Count a batch; its scores and losses."""
         images, labels = batch
-        scores = self(images)
+        score = self._train_forward if stage == "train" else self.network
+        scores = score(images.to(memory_format=self.memory_format))
         losses = F.cross_entropy(scores, labels, reduction="none")
         self.tally(stage).update(losses.detach(), scores.detach(), labels)
         return scores, losses

@@ -102,6 +102,7 @@ RULES: Mapping[str, Rule] = {
     "run_name": optional(FOLDER_NAME),
     "sweep_name": optional(FOLDER_NAME),
     "channels_last": FLAG,
+    "compile": FLAG,
     "checkpoint.every_seconds": POSITIVE,
     "checkpoint.keep": FLAG,
     "init.from_run": optional(TEXT),
@@ -119,6 +120,7 @@ RULES: Mapping[str, Rule] = {
     "data.resize": whole(1, 2048),
     "data.batch_size": whole(1),
     "data.holdout": whole(0),
+    "data.device": one_of("auto", "cpu"),
     "data.split_seed": whole(0, 2**32 - 1),
     "data.augment": one_of("none", "shift_flip"),
     "optimizer.lr": POSITIVE,
@@ -130,6 +132,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.num_nodes": whole(1),
     "trainer.strategy": one_of("auto", "ddp", "ddp_find_unused_parameters_true"),
     "trainer.precision": one_of("32-true", "bf16-mixed", "16-mixed"),
+    "trainer.matmul_precision": one_of("highest", "high", "medium"),
     "trainer.max_epochs": whole(1),
     "trainer.limit_train_batches": optional(BATCH_LIMIT),
     "trainer.limit_val_batches": optional(BATCH_LIMIT),
@@ -150,6 +153,7 @@ NOT_CONTENT = (
     "callbacks",
     "logger",
     "data.dir",
+    "data.device",
     "model.name",
     "model.image_size",
 )
@@ -162,6 +166,9 @@ NOT_RECIPE = {
 LATER_KEYS: Mapping[str, Any] = {
     "checkpoint.every_seconds": 60,
     "init.from_run": None,
+    "compile": False,
+    "data.device": "auto",
+    "trainer.matmul_precision": "high",
     "model.activation": "sigmoid",
 }
 EXTRAS = {"hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm"}  # what installs them

@@ -22,13 +22,15 @@ Batch = tuple[Tensor, Tensor]
 class FashionMNISTDataModule(lightning.LightningDataModule):
     """70,000 images of clothes, 28x28 grey levels, in ten classes.
 
-    Images stay bytes in memory (55 MB) until their batch is on the device; there they are augmented, resized and scaled
-    to [0, 1]. A batch is (images, labels) of shapes (N, 1, resize, resize), float32, and (N,), int64.
+    Images stay bytes, in the memory of a GPU that has room (55 MB), else in main memory, until their batch is on the
+    device; there they are augmented, resized and scaled to [0, 1]. A batch is (images, labels) of shapes
+    (N, 1, resize, resize), float32, and (N,), int64.
 
     Args:
         dir: folder of the four files; filled from the first source that has them.
         resize: side of the square image in pixels.
         batch_size: images in a batch over all devices.
+        device: "auto", or "cpu" to keep the images in main memory and send each batch to a GPU.
         holdout: training images kept for validation, stratified; 0 trains on all and validates on the test split.
         split_seed: which images are held out.
         augment: "none", or "shift_flip" for training batches.
@@ -58,6 +60,7 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         dir: str | Path = "~/.cache/convnets/fashion-mnist",
         resize: int = 28,
         batch_size: int = 128,
+        device: str = "auto",
         holdout: int = 0,
         split_seed: int = 0,
         augment: str = "none",
@@ -69,11 +72,13 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         self.dir = Path(dir).expanduser()
         self.resize = resize
         self.batch_size = batch_size
+        self.device = device
         self.holdout = holdout
         self.split_seed = split_seed
         self.augment = augment
         self.seed = seed
         self.splits: dict[str, ImageBatches] = {}
+        self._resident: dict[str, ImageBatches] = {}  # copies on the GPU
         self.split_to_predict = "test"
 
     @property
@@ -132,8 +137,9 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         return self._loader(self.split_to_predict, seed=None)
 
     def _loader(self, split: str, seed: int | None) -> DataLoader[Batch]:
-        dataset = self.splits[split]
         trainer: Any = self.trainer
+        device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
+        dataset = self._resident_on(device, split)
         sampler = BatchSampler(
             len(dataset),
             self.batch_size,
@@ -142,9 +148,20 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
             num_ranks=trainer.world_size if trainer else 1,
             position=self._position if seed is not None else lambda: (0, 0),
         )
-        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        travels = device.type == "cuda" and dataset is self.splits[split]
         # batch_size=None: the sampler's items are whole batches, and nothing is collated.
-        return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=on_gpu)
+        return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=travels)
+
+    def _resident_on(self, device: torch.device, split: str) -> ImageBatches:
+        """The split's images, on the GPU if they are wanted there and a quarter of its free memory holds them."""
+        dataset = self.splits[split]
+        if device.type != "cuda" or self.device == "cpu":
+            return dataset
+        if split not in self._resident:
+            if 4 * dataset.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+                return dataset
+            self._resident[split] = dataset.to(device)
+        return self._resident[split]
 
     def _position(self) -> tuple[int, int]:
         """The epoch, and the number of the batch that comes next in it."""

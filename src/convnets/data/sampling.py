@@ -28,7 +28,13 @@ class ImageBatches(Dataset[tuple[Tensor, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        if self.images.is_cuda:
+            indices = indices.to(self.images.device, non_blocking=True)
         return self.images[indices], self.labels[indices]
+
+    def to(self, device: torch.device) -> "ImageBatches":
+        """The same images on the device."""
+        return ImageBatches(self.images.to(device), self.labels.to(device))
 
 
 class BatchSampler(Sampler[Tensor]):
