@@ -15,7 +15,7 @@ FLOORS = [
     {"runs", "records"},
     {"training", "prediction", "export", "leaderboard", "disk", "board"},
     {"evaluation", "soak", "report"},
-    {"book", "page"},
+    {"book", "page", "benchmark"},
 ]
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
@@ -51,6 +51,7 @@ def test_imports_point_down(path):
         ("convnets.data", ("hydra", "omegaconf")),
         ("convnets.plots", ("lightning", "torch")),
         ("convnets.report", ("lightning", "torch")),
+        ("convnets.benchmark.contenders", ("lightning", "torch")),
     ],
 )
 def test_a_module_does_not_bring_in(module, forbidden):

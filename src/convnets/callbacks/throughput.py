@@ -104,21 +104,21 @@ def peak_flops(device: torch.device, precision: str, path: Path) -> float:
     with suppress(OSError, ValueError):
         peaks = json.loads(path.read_text())
     if key not in peaks:
-        peaks[key] = _measure(device, dtype)
+        peaks[key] = measure_peak(device, dtype)
         with suppress(OSError):  # a home that cannot be written costs a measurement each time
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(peaks, indent=2) + "\n")
     return peaks[key]
 
 
-def _measure(device: torch.device, dtype: torch.dtype) -> float:
-    """The fastest product within a fifth of a second. Draws no random numbers: these are the training's."""
+def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = MEASURING_SECONDS) -> float:
+    """Operations a second of the fastest product within so many seconds. Draws no random numbers: the training does."""
     wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     size = 4096 if device.type == "cuda" else 1024
     matrix = torch.linspace(-1, 1, size * size, device=device).reshape(size, size).to(dtype)
     matrix @ matrix
     wait()
-    fastest, deadline = float("inf"), time.perf_counter() + MEASURING_SECONDS
+    fastest, deadline = float("inf"), time.perf_counter() + seconds
     while (started := time.perf_counter()) < deadline or fastest == float("inf"):
         matrix @ matrix
         wait()

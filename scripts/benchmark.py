@@ -1,0 +1,41 @@
+"""Measure how fast this machine trains the book's networks with this project, and with what else one would run."""
+
+import argparse
+import sys
+from datetime import datetime
+from pathlib import Path
+
+try:
+    from convnets.benchmark.suite import CONTENDERS, MODELS, Benchmark
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
+
+parser = argparse.ArgumentParser(
+    description=__doc__,
+    epilog="The report lies in outputs/benchmarks/ as benchmark.md and benchmark.json. Run nothing else meanwhile.",
+)
+parser.add_argument("--quick", action="store_true", help="the main contenders, once, on few steps: two minutes")
+parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(all)")
+parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="(all)")
+parser.add_argument("--repetitions", type=int, default=3, help="of each measurement (3)")
+parser.add_argument("--growth", action="store_true", help="only how pace and memory grow with batch and image size")
+
+
+def main() -> int:
+    """Measure, and print the report."""
+    arguments = parser.parse_args()
+    if arguments.repetitions < 1:
+        parser.error(f"--repetitions must be at least 1, got {arguments.repetitions}")
+    folder = Path("outputs/benchmarks") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    benchmark = Benchmark(folder, lambda line: print(line, flush=True))
+    repetitions = 1 if arguments.quick else arguments.repetitions
+    if not arguments.growth:
+        benchmark.compare(arguments.models, arguments.contenders, repetitions, arguments.quick)
+    if arguments.growth or not arguments.quick:
+        benchmark.grow(repetitions)
+    print("", *benchmark.report(), "", f"written to {folder}", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

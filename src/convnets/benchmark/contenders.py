@@ -1,0 +1,267 @@
+"""The programs that are compared, each training the same network by the same recipe; run in a process of its own."""
+
+import gzip
+import itertools
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from convnets.benchmark.marks import Marks, Task, peak_mib, reset_peak
+from convnets.configuration import CONFIG_DIR, compose, main
+
+INSTALL_D2L = "pip install --no-deps d2l && pip install pandas requests ipython matplotlib-inline scipy"
+
+
+def run(task: Task, started: float) -> dict[str, Any]:
+    """Train in this process, whose current folder is empty and may be filled; return the figures."""
+    marks = Marks(task, started)
+    return CONTENDERS[task.contender](task, marks) or marks.figures()
+
+
+def _overrides(task: Task) -> list[str]:
+    """What scripts/train.py would be given."""
+    words = {
+        "trainer.max_epochs": task.num_epochs,
+        "trainer.precision": task.precision,
+        "trainer.limit_train_batches": task.num_steps,
+        "trainer.limit_val_batches": task.num_val_batches,
+        "data.batch_size": task.batch_size,
+        "data.resize": task.resize,
+        "compile": str(task.compile).lower(),
+    }
+    given = [f"{key}={value}" for key, value in words.items() if value is not None]
+    several = ["trainer=ddp", f"trainer.devices={task.num_ranks}"] if task.num_ranks > 1 else []
+    return [f"model={task.model}", f"data={task.data}", *several, *given]
+
+
+def _ours(task: Task, marks: Marks) -> None:
+    """scripts/train.py, word for word, with marks; what it needs is imported where it imports it."""
+    marks.imported(marks.started)
+    sys.argv = [str(CONFIG_DIR.parent / "scripts" / "train.py"), *_overrides(task)]
+
+    @main(CONFIG_DIR, "train")
+    def train_marked(config: Any, run_dir: Path) -> None:
+        started = time.monotonic()
+        from convnets.training import train
+
+        marks.imported(started)
+        marks.watch()
+        train(config, run_dir, [_validation_marks(marks)])
+
+    train_marked()
+
+
+def _validation_marks(marks: Marks) -> Any:
+    from lightning.pytorch.callbacks import Callback
+
+    class ValidationMarks(Callback):
+        def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
+            marks.validation_batch()
+
+    return ValidationMarks()
+
+
+def _parts(task: Task) -> tuple[Any, Any, Any]:
+    """Configuration, datamodule and network of the recipe; Xavier does not change what a step costs."""
+    from convnets.building import build_classifier, build_datamodule
+
+    config, _ = compose(CONFIG_DIR, "train", _overrides(task))
+    datamodule = build_datamodule(config)
+    datamodule.prepare_data()
+    return config, datamodule, build_classifier(config, datamodule).network
+
+
+def _bare(task: Task, marks: Marks) -> None:
+    """A loop over tensors in memory, with the options of ours and nothing else: no Lightning, metric, bar or log."""
+    import torch
+    import torch.nn.functional as F
+
+    marks.imported(marks.started)
+    started = time.monotonic()
+    import convnets.building  # noqa: F401 (which _parts needs)
+
+    marks.imported(started)
+    marks.watch()
+    config, datamodule, network = _parts(task)
+    datamodule.setup()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
+    if task.compile:
+        network.compile()
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.model.lr)
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bf16-mixed")
+
+    def batches(split: str, shuffled: bool) -> Iterator[tuple[Any, Any]]:
+        data = datamodule.splits[split]
+        images, labels = data.images.to(device), data.labels.to(device)
+        order = torch.randperm(len(labels), device=device) if shuffled else torch.arange(len(labels), device=device)
+        for numbers in order.split(task.batch_size):
+            batch = datamodule.to_network_input(images[numbers])
+            yield batch.to(memory_format=torch.channels_last), labels[numbers]
+
+    for _ in range(task.num_epochs):
+        network.train()
+        for images, labels in itertools.islice(batches("train", shuffled=True), task.num_steps):
+            with bf16:
+                loss = F.cross_entropy(network(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        network.eval()
+        num_correct = torch.zeros((), dtype=torch.int64, device=device)
+        for images, labels in itertools.islice(batches("val", shuffled=False), task.num_val_batches):
+            marks.validation_batch()
+            with bf16, torch.no_grad():
+                num_correct += (network(images).argmax(dim=1) == labels).sum()
+        num_correct.item()
+
+
+def _customary(task: Task, marks: Marks) -> None:
+    from convnets.benchmark import customary
+
+    marks.imported(marks.started)
+    marks.watch()
+    config, datamodule, network = _parts(task)
+    root = _torchvision_root(datamodule.dir)
+    trainer = customary.trainer(
+        Path.cwd(), task.num_epochs, task.num_steps, task.num_val_batches, _validation_marks(marks)
+    )
+    train, val = customary.loaders(root, config.data.resize, task.batch_size, task.num_workers)
+    trainer.fit(customary.CustomaryModule(_as_it_comes(network), config.model.lr), train, val)
+
+
+def _d2l(task: Task, marks: Marks) -> None:
+    """The book's own package: its data, its trainer, its drawing board, round the same network."""
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        from d2l import torch as d2l
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}, which d2l needs: {INSTALL_D2L}") from None
+
+    marks.imported(marks.started)
+    marks.watch()
+    config, datamodule, network = _parts(task)
+    _torchvision_root(datamodule.dir)
+
+    class Data(d2l.FashionMNIST):
+        def get_dataloader(self, train: bool) -> Any:
+            limit = task.num_steps if train else task.num_val_batches
+            return _Limited(super().get_dataloader(train), limit)
+
+    class Model(d2l.Classifier):
+        def __init__(self, lr: float) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = _as_it_comes(network)
+
+        def validation_step(self, batch: Any) -> None:
+            marks.validation_batch()
+            super().validation_step(batch)
+
+    Path("work").mkdir()
+    os.chdir("work")  # d2l looks for ../data
+    data = Data(batch_size=task.batch_size, resize=(config.data.resize, config.data.resize))
+    d2l.Trainer(max_epochs=task.num_epochs, num_gpus=1).fit(Model(config.model.lr), data)
+
+
+class _Limited:
+    """The first batches of a loader."""
+
+    def __init__(self, loader: Any, num_batches: int | None) -> None:
+        self.loader = loader
+        self.num_batches = num_batches
+
+    def __len__(self) -> int:
+        return min(len(self.loader), self.num_batches or len(self.loader))
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.loader), len(self))
+
+
+def _as_it_comes(network: Any) -> Any:
+    """In PyTorch's own memory format, which programs have that do not choose one."""
+    import torch
+
+    return network.to(memory_format=torch.contiguous_format)
+
+
+def _torchvision_root(data_dir: Path) -> Path:
+    """A folder data/ in which torchvision finds the files that lie in `data_dir`, raw or .gz."""
+    from convnets.data.archive import FASHION_MNIST_SHA256
+
+    raw_dir = Path("data") / "FashionMNIST" / "raw"
+    raw_dir.mkdir(parents=True)
+    for name in FASHION_MNIST_SHA256:
+        if (data_dir / name).exists():
+            (raw_dir / name).symlink_to(data_dir / name)
+        else:
+            (raw_dir / name).write_bytes(gzip.decompress((data_dir / f"{name}.gz").read_bytes()))
+    return Path("data")
+
+
+def _data_path(task: Task, marks: Marks) -> dict[str, Any]:
+    """No training: what memory the images and the making of batches add."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from convnets.building import build_datamodule
+
+    config, _ = compose(CONFIG_DIR, "train", _overrides(task))
+    datamodule = build_datamodule(config)
+    datamodule.prepare_data()
+    torch.rand(1000, 1000) @ torch.rand(1000, 1000)  # threads and libraries have memory of their own
+    reset_peak()
+    before = peak_mib()
+    datamodule.setup()
+    loader: DataLoader[Any] = datamodule.train_dataloader()
+    for batch in itertools.islice(loader, task.num_steps):
+        datamodule.on_after_batch_transfer(batch, 0)
+    return {"data_path_mib": peak_mib() - before}
+
+
+def _machine(task: Task, marks: Marks) -> dict[str, Any]:
+    """No training: what this machine is, and what its matrix products reach."""
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    from convnets.callbacks.throughput import DTYPES, FLOPS_OF_A_MULTIPLY_ADD, PASSES, measure_peak
+    from convnets.networks import summarize
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    flops = {}
+    for model in task.model.split(","):
+        config, _, network = _parts(Task("machine", model))
+        whole = summarize(network, config.data.resize)[0]
+        flops[model] = whole.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
+    processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor[1] if processor else "CPU",
+        "on_gpu": device.type == "cuda",
+        "num_threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "torchvision", "lightning")},
+        },
+        "flops_an_image": flops,
+        "peak_flops": {
+            precision: measure_peak(device, DTYPES.get(precision, torch.float32), seconds=2)
+            for precision in ("32-true", "bf16-mixed")
+        },
+    }
+
+
+# Each trains, and returns nothing, or measures something else and returns its figures.
+CONTENDERS: Mapping[str, Callable[[Task, Marks], dict[str, Any] | None]] = {
+    "ours": _ours,
+    "bare": _bare,
+    "customary": _customary,
+    "d2l": _d2l,
+    "data path": _data_path,
+    "machine": _machine,
+}

@@ -1,0 +1,225 @@
+"""Which trainings are compared, and the report on them."""
+
+import json
+import socket
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from convnets.atomic import write_atomically
+from convnets.benchmark.marks import Task
+from convnets.benchmark.measuring import interleaved, measure
+
+NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES, NUM_EPOCHS = 60_000, 10_000, 10
+MODELS: Mapping[str, str] = {"lenet": "LeNet@28", "vgg": "VGG@224", "resnet18": "ResNet18@96"}
+# Of one epoch: steps before the measured ones, steps in all, validation batches. On a GPU the first epoch is whole.
+SIZES = {"lenet": (30, 468, 78), "vgg": (1, 5, 3), "resnet18": (2, 10, 5)}
+QUICK_SIZES = {"lenet": (20, 150, 20), "vgg": (1, 2, 2), "resnet18": (1, 4, 3)}
+GPU_SIZE = (100, 468, 78)
+WARM_UP_COMPILED = 3  # more: the first steps of a compiled network are slow again when a guard fails
+BOOK_PACKAGE, FLOOR, FLOOR_BF16 = "d2l", "bare loop", "bare loop, bf16"
+CONTENDERS: Mapping[str, Task] = {
+    "ours": Task("ours", ""),
+    "ours, bf16": Task("ours", "", precision="bf16-mixed"),
+    "ours, compiled": Task("ours", "", compile=True),
+    "ours, bf16, compiled": Task("ours", "", precision="bf16-mixed", compile=True),
+    "Lightning as customary": Task("customary", ""),
+    BOOK_PACKAGE: Task("d2l", ""),
+    FLOOR: Task("bare", ""),
+    FLOOR_BF16: Task("bare", "", precision="bf16-mixed"),
+}
+QUICK = {
+    "lenet": ("ours", "Lightning as customary", BOOK_PACKAGE, FLOOR),
+    "vgg": ("ours", "ours, bf16"),
+    "resnet18": ("ours", "ours, bf16", FLOOR),
+}
+FLOOR_OF = {"ours": FLOOR, "ours, bf16": FLOOR_BF16}
+
+Figures = dict[str, Any]
+
+
+@dataclass
+class Measurement:
+    """One process's figures, of one repetition."""
+
+    group: str
+    label: str
+    repetition: int
+    task: Task
+    figures: Figures
+
+
+class Benchmark:
+    """Measures into a folder, whose benchmark.json and benchmark.md are whole after each measurement.
+
+    Args:
+        say: is told what is measured, and what came out.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.say = say
+        self.measurements: list[Measurement] = []
+        folder.mkdir(parents=True)
+        self.machine = measure(Task("machine", ",".join(MODELS)))
+        if "error" in self.machine:
+            raise RuntimeError(f"The machine could not be measured:\n{self.machine['error']}")
+        self.machine |= {"host": socket.gethostname(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+
+    def compare(self, models: Sequence[str], labels: Sequence[str] | None, num_repetitions: int, quick: bool) -> None:
+        """Measure the contenders on each model, interleaved; and the whole recipe, where that takes minutes."""
+        for model in models:
+            chosen = labels or (QUICK[model] if quick else tuple(CONTENDERS))
+            named = [(label, self._sized(CONTENDERS[label], model, quick)) for label in chosen]
+            names = {task: label for label, task in named}
+            for repetition, task in interleaved(list(names), num_repetitions):
+                self._measure(model, names[task], repetition, task)
+            if not quick and (self.machine["on_gpu"] or model == "lenet"):
+                for label, task in named:
+                    whole = replace(task, num_epochs=NUM_EPOCHS, num_steps=None, num_val_batches=None)
+                    self._measure(f"{model}, whole recipe", label, 0, whole)
+
+    def _sized(self, task: Task, model: str, quick: bool) -> Task:
+        if self.machine["on_gpu"]:
+            warm_up, steps, val_batches = GPU_SIZE
+        else:
+            warm_up, steps, val_batches = (QUICK_SIZES if quick else SIZES)[model]
+        more = max(WARM_UP_COMPILED - warm_up, 0) if task.compile else 0
+        return replace(
+            task, model=model, num_warm_up=warm_up + more, num_steps=steps + more, num_val_batches=val_batches
+        )
+
+    def grow(self, num_repetitions: int) -> None:
+        """Measure how pace and memory change with batch size, image size, ranks and workers, on LeNet."""
+        sized = Task("ours", "lenet", num_warm_up=10, num_steps=100, num_val_batches=2)
+        curves: dict[str, dict[str, Task]] = {
+            "batch size": {
+                str(size): replace(sized, batch_size=size, num_warm_up=5, num_steps=5 + max(20_000 // size, 8))
+                for size in (32, 128, 512, 1024, 4096)
+            },
+            "image size": {
+                str(size): replace(sized, resize=size, num_warm_up=3, num_steps=3 + max(4_000 // size, 10))
+                for size in (28, 56, 96, 160, 224)
+            },
+            "processes": {str(ranks): replace(sized, num_ranks=ranks) for ranks in (1, 2)},
+            "workers, of Lightning as customary": {
+                str(workers): replace(sized, contender="customary", num_workers=workers) for workers in (0, 1, 2, 4)
+            },
+            "memory of the data path, by image size": {
+                str(size): replace(sized, contender="data path", resize=size) for size in (28, 96, 224)
+            },
+        }
+        for name, tasks in curves.items():
+            names = {task: label for label, task in tasks.items()}
+            for repetition, task in interleaved(list(names), num_repetitions):
+                self._measure(f"growth: {name}", names[task], repetition, task)
+
+    def _measure(self, group: str, label: str, repetition: int, task: Task) -> None:
+        figures = measure(task)
+        self.measurements.append(Measurement(group, label, repetition, task, figures))
+        pace = figures.get("error") or ", ".join(
+            f"{name} {figures[name]:,.1f}" for name in ("images_per_second", "data_path_mib") if name in figures
+        )
+        self.say(f"{group}: {label}, repetition {repetition + 1}: {pace}")
+        self.write()
+
+    def write(self) -> None:
+        """Write all that there is."""
+        raw = {"machine": self.machine, "measurements": [asdict(measurement) for measurement in self.measurements]}
+        write_atomically(self.folder / "benchmark.json", json.dumps(raw, indent=1) + "\n")
+        write_atomically(self.folder / "benchmark.md", "\n".join(self.report()) + "\n")
+
+    def report(self) -> Iterator[str]:
+        """Lines of Markdown."""
+        machine = self.machine
+        versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        yield f"# Benchmark, {machine['date']}"
+        yield ""
+        yield f"{machine['device']}, {machine['num_threads']} threads; {versions}. Medians, with lowest and highest."
+        yield "Matrix products reach " + " and ".join(
+            f"{flops / 1e9:,.0f} GFLOP/s in {precision}" for precision, flops in machine["peak_flops"].items()
+        )
+        for model, title in MODELS.items():
+            if rows := self._comparison(model):
+                yield from ["", f"## {title}", "", *rows]
+        for group in dict.fromkeys(m.group for m in self.measurements if m.group.startswith("growth: ")):
+            yield from ["", f"## {group.removeprefix('growth: ').capitalize()}", "", *self._curve(group)]
+        if errors := {f"{m.group}, {m.label}": m.figures["error"] for m in self.measurements if "error" in m.figures}:
+            yield from ["", "## Not measured", "", *(f"- {what}: {why}" for what, why in errors.items())]
+
+    def of(self, group: str, label: str, name: str) -> dict[int, float]:
+        """A figure of all repetitions that have it."""
+        return {
+            measurement.repetition: measurement.figures[name]
+            for measurement in self.measurements
+            if (measurement.group, measurement.label) == (group, label) and name in measurement.figures
+        }
+
+    def _comparison(self, model: str) -> list[str]:
+        labels = dict.fromkeys(m.label for m in self.measurements if m.group == model and "error" not in m.figures)
+        if not labels:
+            return []
+        rows = [
+            "| | n | images/s | / d2l | / bare loop | of peak | imports | to the first step | recipe | memory |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        ]
+        for label in labels:
+            pace = self.of(model, label, "images_per_second")
+            precision = CONTENDERS[label].precision
+            share = statistics.median(pace.values()) * self.machine["flops_an_image"][model]
+            imports, first = (self.of(model, label, f"{name}_seconds") for name in ("import", "first_step"))
+            cells = [
+                label,
+                len(pace),
+                spread(pace.values(), ",.0f"),
+                self._ratio(model, label, BOOK_PACKAGE),
+                self._ratio(model, label, FLOOR_OF.get(label, FLOOR)),
+                f"{share / self.machine['peak_flops'][precision]:.1%}",
+                f"{statistics.median(imports.values()):.1f} s",
+                f"+ {statistics.median(first[k] - imports[k] for k in first):.1f} s",
+                self._recipe(model, label),
+                f"{statistics.median(self.of(model, label, 'peak_mib').values()):,.0f} MiB",
+            ]
+            rows.append(f"| {' | '.join(map(str, cells))} |")
+        return rows
+
+    def _ratio(self, model: str, label: str, other: str) -> str:
+        """Of paces within each repetition."""
+        ours, theirs = (self.of(model, name, "images_per_second") for name in (label, other))
+        ratios = [ours[repetition] / theirs[repetition] for repetition in ours if repetition in theirs]
+        return spread(ratios, ".2f") if ratios and label != other else ""
+
+    def _recipe(self, model: str, label: str) -> str:
+        """Seconds of ten epochs, from the command to the end; beside ≈ what the paces come to."""
+        if whole := self.of(f"{model}, whole recipe", label, "seconds"):
+            return f"{statistics.median(whole.values()):,.0f} s"
+        names = ("images_per_second", "val_images_per_second", "first_step_seconds")
+        pace, val_pace, first = (self.of(model, label, name) for name in names)
+        if not val_pace:
+            return ""
+        training, validation = statistics.median(pace.values()), statistics.median(val_pace.values())
+        epoch = NUM_TRAINING_IMAGES / training + NUM_VALIDATION_IMAGES / validation
+        return f"≈ {statistics.median(first.values()) + NUM_EPOCHS * epoch:,.0f} s"
+
+    def _curve(self, group: str) -> list[str]:
+        labels = list(dict.fromkeys(m.label for m in self.measurements if m.group == group))
+        names = {"images_per_second": "images/s", "peak_mib": "memory, MiB", "data_path_mib": "added memory, MiB"}
+        found = {name: {label: self.of(group, label, name) for label in labels} for name in names}
+        rows = [f"| | {' | '.join(labels)} |", f"|---|{'--:|' * len(labels)}"]
+        for name, heading in names.items():
+            if any(found[name].values()):
+                cells = [spread(found[name][label].values(), ",.0f") for label in labels]
+                rows.append(f"| {heading} | {' | '.join(cells)} |")
+        return rows
+
+
+def spread(values: Iterator[float] | Any, spec: str) -> str:
+    """The median, with the lowest and highest of several values."""
+    values = sorted(values)
+    if not values:
+        return ""
+    middle = f"{statistics.median(values):{spec}}"
+    return middle if len(values) == 1 else f"{middle} ({values[0]:{spec}} to {values[-1]:{spec}})"

@@ -1,0 +1,124 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from convnets.benchmark import suite
+from convnets.benchmark.marks import Marks, Task, peak_mib, reset_peak
+from convnets.benchmark.measuring import interleaved, measure
+from convnets.benchmark.suite import Benchmark, Measurement, spread
+
+SAMPLE = Task("ours", "lenet", data="fashion_mnist_sample", num_steps=4, num_warm_up=2, num_val_batches=1)
+MACHINE = {
+    "device": "a processor",
+    "on_gpu": False,
+    "num_threads": 2,
+    "versions": {"torch": "2.15.0"},
+    "flops_an_image": {"lenet": 2e6, "vgg": 1e9, "resnet18": 1e9},
+    "peak_flops": {"32-true": 1e11, "bf16-mixed": 4e11},
+}
+
+
+@pytest.mark.parametrize("contender", ["ours", "bare", "customary"])
+def test_a_contender_trains_and_tells_its_pace(contender):
+    figures = measure(replace(SAMPLE, contender=contender))
+    assert set(figures) == {"images_per_second", "import_seconds", "first_step_seconds", "peak_mib", "seconds"}, figures
+    assert figures["images_per_second"] > 10
+    assert 0 < figures["import_seconds"] < figures["first_step_seconds"] < figures["seconds"]
+    assert figures["peak_mib"] > 100
+
+
+def test_what_cannot_be_measured_says_why():
+    figures = measure(replace(SAMPLE, model="lenett"))
+    assert "There is no model=lenett. Did you mean model=lenet?" in figures["error"]
+
+
+def test_the_data_path_adds_less_memory_than_the_resized_images_of_an_epoch_take():
+    # 1,000 images of 448 pixels are 803 MB as floats and 201 MB as bytes; a batch of 128 is 103 MB and 26 MB.
+    figures = measure(replace(SAMPLE, contender="data path", resize=448))
+    assert 100 < figures["data_path_mib"] < 200
+
+
+def test_the_peak_starts_anew():
+    large = bytearray(200 * 2**20)
+    del large
+    before = peak_mib()
+    reset_peak()
+    assert peak_mib() < before - 150
+
+
+def test_the_window_is_between_the_last_warm_up_step_and_the_last_step(monkeypatch):
+    marks = Marks(replace(SAMPLE, num_steps=5, num_warm_up=2, num_val_batches=3), started=-10.0)
+    marks._wait = lambda: None
+    clock = iter([1.0, 4.0, 10.0, 20.0, 21.0, 23.0])
+    monkeypatch.setattr("convnets.benchmark.marks.time.monotonic", lambda: next(clock))
+    for _ in range(9):  # the window is of the first epoch: later steps do not count
+        marks._step()
+    for _ in range(5):
+        marks.validation_batch()
+    figures = marks.figures()
+    assert figures["images_per_second"] == 3 * 128 / 6
+    assert figures["val_images_per_second"] == 1 * 128 / 2
+    assert figures["first_step_seconds"] == 11
+
+
+def test_repetitions_are_interleaved_and_begin_elsewhere():
+    a, b, c = (Task("ours", model) for model in "abc")
+    assert interleaved([a, b, c], 2) == [(0, a), (0, b), (0, c), (1, b), (1, c), (1, a)]
+
+
+def test_spread():
+    assert [spread(values, ".1f") for values in ([], [1], [3, 1, 8])] == ["", "1.0", "3.0 (1.0 to 8.0)"]
+
+
+@pytest.fixture
+def benchmark(tmp_path, monkeypatch):
+    paces = {"ours": [400, 300], "d2l": [100, 50], "bare loop": [500, 400]}
+
+    def measured(task):
+        if task.contender == "machine":
+            return dict(MACHINE)
+        label = next(label for label, shipped in suite.CONTENDERS.items() if shipped.contender == task.contender)
+        if task.contender == "customary":
+            return {"error": "no such thing"}
+        pace = paces[label].pop(0) if task.num_epochs == 1 else 1
+        return {
+            "images_per_second": pace, "val_images_per_second": 1000, "import_seconds": 3, "first_step_seconds": 4,
+            "peak_mib": 700, "seconds": 77,
+        }  # fmt: skip
+
+    monkeypatch.setattr(suite, "measure", measured)
+    return Benchmark(tmp_path / "benchmarks" / "now", lambda line: None)
+
+
+def cells(report, label):
+    (row,) = (line for line in report if line.startswith(f"| {label} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_ratios_are_taken_within_a_repetition(benchmark):
+    benchmark.compare(["lenet"], ["ours", "Lightning as customary", "d2l", "bare loop"], 2, quick=False)
+    report = (benchmark.folder / "benchmark.md").read_text().splitlines()
+    row = cells(report, "ours")
+    assert row[1:5] == ["2", "350 (300 to 400)", "5.00 (4.00 to 6.00)", "0.78 (0.75 to 0.80)"]
+    assert row[5:] == ["0.7%", "3.0 s", "+ 1.0 s", "77 s", "700 MiB"]
+    assert cells(report, "d2l")[3] == ""
+    assert "- lenet, Lightning as customary: no such thing" in report
+    raw = json.loads((benchmark.folder / "benchmark.json").read_text())
+    assert len(raw["measurements"]) == len(benchmark.measurements) == 4 * 3
+
+
+def test_a_recipe_that_was_not_run_is_estimated_and_marked(benchmark):
+    figures = {"images_per_second": 600, "val_images_per_second": 1000, "first_step_seconds": 5, "import_seconds": 3,
+               "peak_mib": 1}  # fmt: skip
+    benchmark.measurements = [Measurement("vgg", "ours", 0, replace(SAMPLE, model="vgg"), figures)]
+    assert cells([*benchmark.report()], "ours")[8] == "≈ 1,105 s"  # 5 + 10 * (60,000 / 600 + 10,000 / 1,000)
+
+
+def test_growth_is_a_table_of_each_quantity(benchmark, monkeypatch):
+    monkeypatch.setattr(suite, "measure", lambda task: {"images_per_second": task.batch_size, "peak_mib": 5})
+    benchmark.grow(1)
+    report = "\n".join(benchmark.report())
+    assert "## Batch size\n\n| | 32 | 128 | 512 | 1024 | 4096 |\n" in report
+    assert "| images/s | 32 | 128 | 512 | 1,024 | 4,096 |" in report
+    assert "## Workers, of Lightning as customary" in report

@@ -1,0 +1,143 @@
+"""What makes a training fast is there; the clock is the benchmark's business, not the tests'."""
+
+from collections import Counter
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.tensorboard import SummaryWriter
+
+from convnets.building import build_classifier, build_datamodule
+from convnets.configuration import ConfigurationError
+from convnets.data import FashionMNISTSampleDataModule
+from convnets.data.sampling import ImageBatches
+from convnets.training import train
+
+EVERYTHING_ON = ("data=fashion_mnist_sample", "trainer=cpu", "trainer.max_epochs=2", "data.batch_size=64")
+
+
+class Watched(TorchDispatchMode):
+    """Counts what waits for a device, by the step, and the numbers in the largest floating-point tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = None
+        self.waits = Counter()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.waits[self.step] += 1
+        if isinstance(result, torch.Tensor) and result.is_floating_point():
+            self.largest = max(self.largest, result.numel())
+        return result
+
+
+class Steps(Callback):
+    def __init__(self, watched):
+        self.watched = watched
+
+    def on_train_batch_start(self, trainer, *_):
+        if not trainer.is_last_batch:  # whose end is the epoch's, where figures are read
+            self.watched.step = "within an epoch"
+
+    def on_train_batch_end(self, trainer, *_):
+        self.watched.step = None
+
+
+def test_no_step_waits_for_the_device_and_no_float_copy_of_the_data_is_made(compose, tmp_path):
+    watched = Watched()
+    with watched:
+        train(compose(*EVERYTHING_ON, "data.resize=56", "data.batch_size=16"), tmp_path / "run", [Steps(watched)])
+    assert watched.waits["within an epoch"] == 0
+    assert watched.waits[None] > 0  # at an epoch's end something is read: the watch works
+    assert watched.largest < 1000 * 28 * 28
+
+
+@pytest.mark.parametrize("size", [28, 56])
+def test_a_batch_travels_as_bytes_of_28_pixels(compose, tmp_path, monkeypatch, size):
+    travelled = []
+
+    def note(self, batch, device, dataloader_idx):
+        travelled.append(sum(part.nbytes for part in batch))
+        return batch
+
+    monkeypatch.setattr(FashionMNISTSampleDataModule, "transfer_batch_to_device", note)
+    small = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "callbacks=none", f"data.resize={size}")
+    train(compose(*EVERYTHING_ON, *small), tmp_path / "run")
+    assert travelled[:2] == [64 * (28 * 28 + 8)] * 2
+
+
+def test_logging_goes_by_the_epoch_not_by_the_step(compose, tmp_path, monkeypatch):
+    calls = Counter()
+
+    def counted(owner, name):
+        original = getattr(owner, name)
+
+        def count(*args, **kwargs):
+            calls[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, count)
+
+    counted(SummaryWriter, "add_scalar")
+    counted(lightning.LightningModule, "log")
+    seen = []
+    for steps in (2, 9):
+        calls.clear()
+        train(compose(*EVERYTHING_ON, f"trainer.limit_train_batches={steps}"), tmp_path / f"{steps}")
+        seen.append(dict(calls))
+    assert seen[0] == seen[1]
+    assert seen[0]["add_scalar"] > 0
+
+
+def test_images_lie_on_a_gpu_that_has_room(monkeypatch):
+    datamodule = FashionMNISTSampleDataModule()
+    datamodule.setup()
+    gpu = torch.device("cuda", 0)
+    moved = {}
+    monkeypatch.setattr(ImageBatches, "to", lambda self, device: moved.setdefault(id(self), ("moved", device)))
+    train_bytes = datamodule.splits["train"].images.nbytes
+    for free, expected in ((4 * train_bytes - 1, datamodule.splits["train"]), (4 * train_bytes, ("moved", gpu))):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
+        assert datamodule._resident_on(gpu, "train") is expected or datamodule._resident_on(gpu, "train") == expected
+    assert datamodule._resident_on(torch.device("cpu"), "train") is datamodule.splits["train"]
+    kept = FashionMNISTSampleDataModule(device="cpu")
+    kept.setup()
+    assert kept._resident_on(gpu, "train") is kept.splits["train"]
+
+
+def test_compiling_takes_the_training_step_and_changes_no_bit_that_the_backend_does_not(small, tmp_path, monkeypatch):
+    compiled = []
+    compile = torch.compile
+
+    def eagerly(model, **options):
+        compiled.append(model)
+        return compile(model, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", eagerly)
+    results = [train(small(f"compile={flag}"), tmp_path / flag)["metrics"] for flag in ("true", "false")]
+    assert len(compiled) == 1
+    assert results[0] == results[1]
+    weights = [(tmp_path / flag / "weights.safetensors").read_bytes() for flag in ("true", "false")]
+    assert weights[0] == weights[1]
+
+
+def test_without_a_compiler_compiling_is_refused(small, monkeypatch):
+    config = small("compile=true")
+    monkeypatch.setattr("convnets.building.shutil.which", lambda name: None)
+    with pytest.raises(ConfigurationError, match=r"compile=true needs a C\+\+ compiler .*apt install g\+\+"):
+        build_classifier(config, build_datamodule(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["lenet", "vgg", "resnet18"])
+def test_compiled_for_this_processor_a_training_learns_the_same(small, tmp_path, model):
+    options = (f"model={model}", "data.resize=32", "data.batch_size=32")
+    compiled, plain = (
+        train(small(*options, f"compile={flag}"), tmp_path / flag)["metrics"]["val/loss"] for flag in ("true", "false")
+    )
+    assert compiled == pytest.approx(plain, abs=1e-3 if model != "vgg" else 0.05)  # dropout draws other numbers
