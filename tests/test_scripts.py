@@ -140,6 +140,23 @@ def test_a_sweep_within_a_process_refuses_trainings_in_several(run_script, tmp_p
     assert not list(tmp_path.glob("outputs/sweeps/*/*/config.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["run_name=x", "seed=0,1"],
+            r"Two jobs would share the folder .*/x: run_name=x seed=0, and run_name=x seed=1\.",
+        ),
+        (["hydra.launcher.cpu_slots=0"], r"hydra\.launcher\.cpu_slots must be at least 1, got 0\."),
+    ],
+)
+def test_a_sweep_that_cannot_start_says_why_in_one_line(run_script, arguments, said):
+    finished = run_script("train.py", "-m", *arguments)
+    assert finished.returncode == 1
+    assert re.match(said, finished.stderr)
+    assert finished.stderr.count("\n") == 1
+
+
 def test_a_sweep_of_the_real_program_trains_each_job_once(run_script, tmp_path):
     sweep = ("-m", "seed=0,1", "data=fashion_mnist_sample", "trainer=smoke", "callbacks=none", "sweep_name=two")
     for said in ("done in", "done before"):

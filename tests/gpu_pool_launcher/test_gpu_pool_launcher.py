@@ -183,6 +183,14 @@ def test_jobs_may_need_several_gpus(machine, tmp_path):
     assert "too_many needs 4 GPUs, and there are 3" in err
 
 
+@pytest.mark.parametrize("setting", ["jobs_per_gpu=0", "cpu_slots=0", "gpus_per_job=0"])
+def test_a_sweep_that_could_never_start_a_job_is_refused(machine, tmp_path, setting):
+    code, _, err = finished(machine(0), tmp_path, "number=1", f"hydra.launcher.{setting}")
+    assert code == 1
+    assert re.search(rf"hydra\.launcher\.{setting[:-2]} must be (auto or )?at least 1, got 0", err)
+    assert not facts(tmp_path)
+
+
 def test_two_sweeps_share_a_box(machine, tmp_path):
     environment = machine(1)
     subdir = "hydra.sweep.subdir=${seconds}-${number}"
