@@ -382,6 +382,24 @@ def test_progress_of_an_earlier_attempt_is_not_shown(tmp_path):
     assert job(tmp_path, 0).progress() == {}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"epoch": "2", "num_epochs": 4, "metrics": {"score": "high"}}',
+        '{"epoch": 2, "num_epochs": "4", "metrics": [0.5]}',
+        '{"epoch": 2, "num_epochs": 0, "metrics": null}',
+    ],
+)
+def test_a_progress_file_of_another_kind_does_not_end_the_sweep(tmp_path, text):
+    from rich.console import Console
+
+    running = job(tmp_path, 2, state="running", places=["4"], started=time.time() - 30)
+    (tmp_path / "p.json").write_text(text)
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(Table([running], 2, "swept", "score")._render())
+    assert re.search(r"job2 +4 .* 30 s", console.export_text())
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (200, "3 min 20 s"), (18420, "5 h 07 min")])
 def test_durations_read_as_a_person_says_them(seconds, text):
     assert duration(seconds) == text

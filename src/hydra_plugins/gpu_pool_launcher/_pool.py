@@ -63,7 +63,7 @@ class Job:
         return time.time() - self.started if self.state == "running" else self.seconds
 
     def progress(self) -> dict[str, Any]:
-        """What the job has written about itself since it was started; empty where it has not."""
+        """What the job has written about itself since it was started, as far as it can be shown."""
         if self.progress_path is None:
             return {}
         try:
@@ -72,7 +72,11 @@ class Job:
             content = json.loads(self.progress_path.read_text())
         except (OSError, ValueError):
             return {}
-        return content if isinstance(content, dict) else {}
+        if not isinstance(content, dict):
+            return {}
+        known = {key: content[key] for key in ("epoch", "num_epochs") if isinstance(content.get(key), (int, float))}
+        metrics = content.get("metrics")
+        return {**known, "metrics": metrics if isinstance(metrics, dict) else {}}
 
     def outcome(self) -> str:
         """How it ended, in words."""

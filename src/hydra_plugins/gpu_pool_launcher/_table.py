@@ -3,7 +3,7 @@
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra_plugins.gpu_pool_launcher._pool import Job
@@ -55,16 +55,20 @@ class Table:
         over = sum(other.state not in ("queued", "running") for other in self.jobs)
         how = {
             "running": f"started on {','.join(job.places)}",
-            "done": f"done in {duration(job.seconds)} {self._metric_of(job)}".rstrip(),
-            "done before": f"done before {self._metric_of(job)}".rstrip(),
+            "done": f"done in {duration(job.seconds)}{self._reached(job)}",
+            "done before": f"done before{self._reached(job)}",
             "failed": f"failed after {duration(job.seconds)} ({job.outcome()}): {job.log_path}",
             "stopped": f"stopped after {duration(job.seconds)}",
         }
         return f"[{over}/{len(self.jobs)}] {job.name}: {how[job.state]}"
 
-    def _metric_of(self, job: Job) -> str:
-        value = (job.progress().get("metrics") or {}).get(self.metric) if self.metric else None
-        return f"{self.metric} {value:.4f}" if isinstance(value, (int, float)) else ""
+    def _metric_of(self, progress: Mapping[str, Any]) -> str:
+        value = progress.get("metrics", {}).get(self.metric)
+        return f"{value:.4f}" if isinstance(value, (int, float)) else ""
+
+    def _reached(self, job: Job) -> str:
+        value = self._metric_of(job.progress())
+        return f" {self.metric} {value}" if value else ""
 
     def _render(self) -> Any:
         from rich.console import Group
@@ -81,14 +85,12 @@ class Table:
         for job in by_state["running"]:
             progress = job.progress()
             epochs = f"{progress['epoch']}/{progress['num_epochs']}" if {"epoch", "num_epochs"} <= {*progress} else ""
-            value = (progress.get("metrics") or {}).get(self.metric)
-            metric = f"{value:.4f}" if isinstance(value, (int, float)) else ""
             remaining = _seconds_left(job)
             table.add_row(
                 job.name,
                 ",".join(job.places),
                 epochs,
-                metric,
+                self._metric_of(progress),
                 duration(job.runs_for),
                 "" if remaining is None else duration(remaining),
             )
@@ -128,7 +130,7 @@ def _share(job: Job) -> float:
         return float(job.state != "queued")
     progress = job.progress()
     epoch, num_epochs = progress.get("epoch"), progress.get("num_epochs")
-    return min(epoch / num_epochs, 1.0) if isinstance(epoch, (int, float)) and num_epochs else 0.0
+    return min(max(epoch / num_epochs, 0.0), 1.0) if epoch and num_epochs else 0.0
 
 
 def _seconds_left(job: Job) -> float | None:
