@@ -205,6 +205,30 @@ def test_two_sweeps_share_a_box(machine, tmp_path):
         process.communicate()
 
 
+def test_two_sweeps_of_the_same_jobs_run_none_at_the_same_time(machine, tmp_path):
+    """As when a sweep was killed, and is started again while its jobs still save."""
+    jobs = ("number=1,2", "seconds=1", "hydra.launcher.cpu_slots=2")
+    first = sweep(machine(0), tmp_path, *jobs)
+    wait_until(lambda: len(facts(tmp_path)) == 2)
+    before = facts(tmp_path)
+    code, _, err = finished(machine(0), tmp_path, *jobs)
+    assert code == 0, err
+    assert first.wait(60) == 0
+    first.communicate()
+    after = facts(tmp_path)
+    for name, job in before.items():
+        assert job["started"] + 1 < after[name]["started"]
+        assert (tmp_path / "swept" / "logs" / f"{name}.log").read_text().count(f": {name}") == 2
+
+
+def test_only_what_the_failed_attempt_said_is_shown(machine, tmp_path):
+    finished(machine(0), tmp_path, "end=exit")
+    code, out, _ = finished(machine(0), tmp_path, "end=kill")
+    assert code == 1
+    assert "leaving early" in (tmp_path / "swept" / "logs" / "number0.log").read_text()
+    assert out.splitlines()[-1] == "number0 failed (killed by SIGKILL); its log is swept/logs/number0.log"
+
+
 def test_a_job_s_environment_is_that_of_a_single_run(machine, tmp_path):
     environment = {**machine(0), "LOCAL_RANK": "1", "MASTER_ADDR": "somewhere"}
     environment.pop("OMP_NUM_THREADS", None)

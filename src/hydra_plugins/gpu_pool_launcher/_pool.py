@@ -1,5 +1,6 @@
 """Jobs, each a process under a supervisor, on places that are given out as they become free."""
 
+import fcntl
 import json
 import os
 import signal
@@ -56,6 +57,7 @@ class Job:
     seconds: float = 0.0
     returncode: int | None = None
     _process: "subprocess.Popen[bytes] | None" = None
+    _said_from: int = 0  # where in its log this attempt begins
 
     @property
     def runs_for(self) -> float:
@@ -85,10 +87,10 @@ class Job:
         return f"killed by {signal.Signals(-self.returncode).name}"
 
     def last_lines(self, number: int = 5) -> list[str]:
-        """The end of what it said."""
+        """The end of what it said since it was started."""
         try:
             with self.log_path.open("rb") as file:
-                file.seek(max(file.seek(0, os.SEEK_END) - 8192, 0))
+                file.seek(max(file.seek(0, os.SEEK_END) - 8192, self._said_from))
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
@@ -133,23 +135,32 @@ class Pool:
                 if self._stopping:
                     queue = []
                 for job in list(queue):
-                    if (places := self.slots.take(job.num_places)) is not None:
+                    if (places := self.slots.take(job.num_places)) is None:
+                        continue
+                    if self._start(job, places):
                         queue.remove(job)
-                        self._start(job, places)
+                    else:
+                        self.slots.give_back(places)
                 watch()
                 if queue or self._running:
                     time.sleep(POLL_SECONDS)
         watch()
 
-    def _start(self, job: Job, places: list[str]) -> None:
+    def _start(self, job: Job, places: list[str]) -> bool:
+        """Start the job, unless another sweep runs it: its processes have its log open, and with it the log's lock."""
         environment = dict(self.environment)
         if self.slots.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(places)
         job.log_path.parent.mkdir(parents=True, exist_ok=True)
         supervisor = [sys.executable, "-S", "-E", _supervisor.__file__, str(os.getpid()), str(self.grace_seconds)]
         with job.log_path.open("ab") as log:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {','.join(places)}: {job.name}\n".encode())
             log.flush()
+            job._said_from = log.tell()
             job._process = subprocess.Popen(
                 [*supervisor, *job.command],
                 stdin=subprocess.DEVNULL,
@@ -160,6 +171,7 @@ class Pool:
             )
         job.state, job.places, job.started = "running", places, time.time()
         self._running.append(job)
+        return True
 
     def _collect(self) -> None:
         for job in list(self._running):
