@@ -34,9 +34,9 @@ def machine(tmp_path, monkeypatch):
     return machine
 
 
-def sweep(environment, tmp_path, *arguments, program=(str(STUB),)):
+def sweep(environment, tmp_path, *arguments, program=(str(STUB),), under=()):
     return subprocess.Popen(
-        [sys.executable, *program, "-m", *arguments],
+        [*under, sys.executable, *program, "-m", *arguments],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
@@ -143,6 +143,15 @@ def test_a_second_signal_does_not_wait(machine, tmp_path):
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130
     assert "SIGINT: stopped. The same command goes on." in err
+
+
+def test_a_sweep_under_nohup_outlives_the_terminal(machine, tmp_path):
+    process = sweep(machine(1), tmp_path, "number=1,2", "seconds=0.5", under=("nohup",))
+    wait_until(lambda: len(facts(tmp_path)) == 1)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len(facts(tmp_path)) == 2
 
 
 def test_what_a_finished_job_leaves_behind_is_killed(machine, tmp_path):
