@@ -140,8 +140,9 @@ def test_a_second_signal_does_not_wait(machine, tmp_path):
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=10)
     assert process.returncode == 130
+    assert "stopping: the jobs have 1000 s to save; one more Ctrl-C ends them at once\n" in out
     assert "SIGINT: stopped. The same command goes on." in err
 
 
@@ -162,9 +163,10 @@ def test_what_a_finished_job_leaves_behind_is_killed(machine, tmp_path):
 
 def test_fail_fast_stops_at_the_first_failure(machine, tmp_path):
     arguments = ("number=1,2,3", "hydra.launcher.fail_fast=true", "end=raise,well", "seconds=0.1")
-    code, _, _ = finished(machine(0), tmp_path, *arguments, "hydra.sweep.subdir=${number}${end}")
+    code, _, err = finished(machine(0), tmp_path, *arguments, "hydra.sweep.subdir=${number}${end}")
     assert code == 1
     assert set(facts(tmp_path)) == {"1raise"}
+    assert "1 of 6 jobs failed: see above. 5 more were stopped or not begun; the same command runs them." in err
 
 
 def test_a_dry_run_says_what_would_be_done(machine, tmp_path):
@@ -216,17 +218,18 @@ def test_two_sweeps_share_a_box(machine, tmp_path):
 
 def test_two_sweeps_of_the_same_jobs_run_none_at_the_same_time(machine, tmp_path):
     """As when a sweep was killed, and is started again while its jobs still save."""
-    jobs = ("number=1,2", "seconds=1", "hydra.launcher.cpu_slots=2")
+    jobs = ("number=1,2", "seconds=4", "hydra.launcher.cpu_slots=2")
     first = sweep(machine(0), tmp_path, *jobs)
     wait_until(lambda: len(facts(tmp_path)) == 2)
     before = facts(tmp_path)
-    code, _, err = finished(machine(0), tmp_path, *jobs)
+    code, out, err = finished(machine(0), tmp_path, *jobs)
     assert code == 0, err
+    assert out.startswith("waiting: another sweep runs these jobs\n")
     assert first.wait(60) == 0
     first.communicate()
     after = facts(tmp_path)
     for name, job in before.items():
-        assert job["started"] + 1 < after[name]["started"]
+        assert job["started"] + 4 < after[name]["started"]
         assert (tmp_path / "swept" / "logs" / f"{name}.log").read_text().count(f": {name}") == 2
 
 
@@ -405,7 +408,18 @@ def test_the_live_table_shows_each_job_where_it_is(tmp_path):
     assert "swept: 1 done, 1 running, 6 queued, 1 failed, about 5 min 3" in text
     assert re.search(r"job2\s+4\s+3/10\s+0\.5000\s+30 s\s+1 min 10 s", text)
     assert "and 3 more" in text
-    assert f"failed: job1: {tmp_path}" in text.replace("\n", "")
+    assert f"failed: job1: {os.path.relpath(tmp_path)}" in text.replace("\n", "")
+
+
+def test_what_a_sweep_waits_for_is_in_the_table_and_without_jobs_there_is_no_table(tmp_path):
+    from rich.console import Console
+
+    table = Table([job(tmp_path, 0, state="done", seconds=100.0)], 2, "swept", "score")
+    table.update("waiting for rain")
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(table._render())
+    heading, bar, notice = console.export_text().splitlines()
+    assert (heading, set(bar.strip()), notice) == ("swept: 1 done", {"━"}, "waiting for rain")
 
 
 def test_progress_of_an_earlier_attempt_is_not_shown(tmp_path):

@@ -123,8 +123,10 @@ class Pool:
         self._running: list[Job] = []
         self._stopping = False
 
-    def run(self, jobs: Sequence[Job], watch: Callable[[], None]) -> None:
-        """Run the queued ones among the jobs, calling `watch` all the while. Call it from the main thread.
+    def run(self, jobs: Sequence[Job], watch: Callable[[str], None]) -> None:
+        """Run the queued ones among the jobs, calling `watch` all the while with what it waits for, if it is not usual.
+
+        Call it from the main thread.
 
         On SIGINT, SIGTERM or SIGHUP the jobs are asked to stop, and the rest is left; `received` is the signal.
         """
@@ -141,10 +143,17 @@ class Pool:
                         queue.remove(job)
                     else:
                         self.slots.give_back(places)
-                watch()
+                watch(self._waits_for(queue))
                 if queue or self._running:
                     time.sleep(POLL_SECONDS)
-        watch()
+        watch("")
+
+    def _waits_for(self, queue: Sequence[Job]) -> str:
+        if self._stopping and self._running:
+            return f"stopping: the jobs have {self.grace_seconds:g} s to save; one more Ctrl-C ends them at once"
+        if queue and not self._running:
+            return f"waiting: another sweep {'has the GPUs, or ' if self.slots.gpus else ''}runs these jobs"
+        return ""
 
     def _start(self, job: Job, places: list[str]) -> bool:
         """Start the job, unless another sweep runs it: its processes have its log open, and with it the log's lock."""

@@ -108,7 +108,10 @@ class GpuPoolLauncher(Launcher):
             print(f"\n{job.name} failed ({job.outcome()}); its log is {os.path.relpath(job.log_path)}{said}")
         if not failed and self.options.closing_words:
             print(self.options.closing_words)
-        return [one.returned(len(failed), len(jobs)) for one in prepared]
+        left_out = sum(job.state in ("queued", "stopped") for job in jobs)
+        summary = f"{len(failed)} of {len(jobs)} jobs failed: see above."
+        summary += f" {left_out} more were stopped or not begun; the same command runs them." if left_out else ""
+        return [one.returned(summary) for one in prepared]
 
     def _prepare(
         self, overrides: list[str], number: int, sweep_dir: Path, num_places: int, on_gpus: bool
@@ -188,14 +191,14 @@ class _Prepared:
     return_path: Path
     estimated_seconds: float | None
 
-    def returned(self, num_failed: int, num_jobs: int) -> JobReturn:
+    def returned(self, failures: str) -> JobReturn:
         done = self.job.state in ("done", "done before")
         result = JobReturn(self.overrides, self.config, self.hydra_config, str(Path.cwd()), self.job.name)
         result.status = JobStatus.COMPLETED if done else JobStatus.FAILED
         if done:
             result.return_value = json.loads(self.return_path.read_text()) if self.return_path.exists() else None
         else:
-            result.return_value = JobsFailedError(f"{num_failed} of {num_jobs} jobs failed: see above.")
+            result.return_value = JobsFailedError(failures)
         return result
 
 
