@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_plugins.gpu_pool_launcher._pool import Job
+from hydra_plugins.gpu_pool_launcher._pool import POLL_SECONDS, Job, Pool
 from hydra_plugins.gpu_pool_launcher._slots import Gpu, Slots, find_gpus, threads_per_slot
 from hydra_plugins.gpu_pool_launcher._table import Table, duration
 
@@ -307,6 +307,39 @@ def places(tmp_path):
     for slots in made:
         for lock in slots._locks.values():
             lock.close()
+
+
+def shell_jobs(tmp_path, commands):
+    """Jobs that are no Python programs, so that what they take is the launcher's."""
+    return [
+        Job(number, f"job{number}", tmp_path, ["sh", "-c", command], tmp_path / f"{number}.log")
+        for number, command in enumerate(commands)
+    ]
+
+
+def test_a_gpu_is_handed_over_in_less_than_half_a_second(tmp_path):
+    note = f"echo $CUDA_VISIBLE_DEVICES $(date +%s.%N) >> {tmp_path}/notes-$$"
+    jobs = shell_jobs(tmp_path, [f"{note}; sleep {length}; {note}" for length in [0.2, 0.9, 0.5] * 4])
+    slots = Slots([Gpu(str(number), f"GPU-{number}") for number in range(4)], lock_dir=tmp_path / "locks")
+    Pool(slots, os.environ).run(jobs, lambda notice: None)
+    by_gpu = {gpu: [] for gpu in "0123"}
+    for path in tmp_path.glob("notes-*"):
+        (gpu, started), (_, ended) = map(str.split, path.read_text().splitlines())
+        by_gpu[gpu].append((float(started), float(ended)))
+    gaps = [after[0] - before[1] for spans in by_gpu.values() for before, after in pairwise(sorted(spans))]
+    assert len(gaps) == 12 - 4
+    assert min(gaps) > 0
+    assert max(gaps) < 0.5
+
+
+def test_the_launcher_adds_less_than_fifty_milliseconds_to_a_job(tmp_path):
+    """Of the processor, for other tests may run beside this one, and the wait until its end is noticed."""
+    num_jobs, measured = 20, []
+    for _ in range(3):
+        before = os.times()
+        Pool(Slots([]), os.environ).run(shell_jobs(tmp_path, ["true"] * num_jobs), lambda notice: None)
+        measured.append((sum(os.times()[:4]) - sum(before[:4])) / num_jobs)
+    assert min(measured) + POLL_SECONDS < 0.05
 
 
 @pytest.mark.parametrize(
