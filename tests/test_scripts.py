@@ -55,6 +55,10 @@ def test_answers_that_need_no_torch_do_not_import_it():
         (["data.resize=abc"], "data.resize must be a whole number from 1 to 2048, got 'abc'."),
         (["data.resize=abc", "hydra.run.dir=there"], "data.resize must be a whole number from 1 to 2048, got 'abc'."),
         (["+foo=1"], "There is no key foo."),
+        (
+            ["-m", "hydra.launcher.jobs_per_gp=2"],
+            "There is no key hydra.launcher.jobs_per_gp. Did you mean hydra.launcher.jobs_per_gpu? (--cfg hydra prints",
+        ),
     ],
 )
 def test_a_mistake_gets_one_message_and_no_traceback(run_script, tmp_path, arguments, said):
