@@ -151,6 +151,7 @@ def test_a_sweep_within_a_process_refuses_trainings_in_several(run_script, tmp_p
             ["run_name=x", "seed=0,1"],
             r"Two jobs would share the folder .*/x: run_name=x seed=0, and run_name=x seed=1\.",
         ),
+        (["sweep=lr_range,resize"], r"sweep=lr_range,resize: one recorded sweep at a time\."),
         (["hydra.launcher.cpu_slots=0"], r"hydra\.launcher\.cpu_slots must be at least 1, got 0\."),
     ],
 )
