@@ -55,6 +55,10 @@ def test_answers_that_need_no_torch_do_not_import_it():
         (["data.resize=abc"], "data.resize must be a whole number from 1 to 2048, got 'abc'."),
         (["data.resize=abc", "hydra.run.dir=there"], "data.resize must be a whole number from 1 to 2048, got 'abc'."),
         (["+foo=1"], "There is no key foo."),
+        (
+            ["-m", "hydra.launcher.jobs_per_gp=2"],
+            "There is no key hydra.launcher.jobs_per_gp. Did you mean hydra.launcher.jobs_per_gpu? (--cfg hydra prints",
+        ),
     ],
 )
 def test_a_mistake_gets_one_message_and_no_traceback(run_script, tmp_path, arguments, said):
@@ -138,6 +142,24 @@ def test_a_sweep_within_a_process_refuses_trainings_in_several(run_script, tmp_p
     assert "trainer.devices=2 with trainer.strategy=ddp starts processes that would train other jobs" in finished.stderr
     assert "set launcher=gpu_pool." in finished.stderr
     assert not list(tmp_path.glob("outputs/sweeps/*/*/config.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["run_name=x", "seed=0,1"],
+            r"Two jobs would share the folder .*/x: run_name=x seed=0, and run_name=x seed=1\.",
+        ),
+        (["sweep=lr_range,resize"], r"sweep=lr_range,resize: one recorded sweep at a time\."),
+        (["hydra.launcher.cpu_slots=0"], r"hydra\.launcher\.cpu_slots must be at least 1, got 0\."),
+    ],
+)
+def test_a_sweep_that_cannot_start_says_why_in_one_line(run_script, arguments, said):
+    finished = run_script("train.py", "-m", *arguments)
+    assert finished.returncode == 1
+    assert re.match(said, finished.stderr)
+    assert finished.stderr.count("\n") == 1
 
 
 def test_a_sweep_of_the_real_program_trains_each_job_once(run_script, tmp_path):

@@ -288,7 +288,8 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     ]
     if siblings and not hint:
         hint = f" Keys of {section}: {', '.join(siblings)}."
-    return f"There is no key {key}.{hint} (--cfg job prints every key.)"
+    part = "hydra" if key.startswith("hydra.") else "job"
+    return f"There is no key {key}.{hint} (--cfg {part} prints every key.)"
 
 
 def content(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -529,10 +530,10 @@ def explain(error: BaseException, config_dir: Path, config_name: str, overrides:
     if isinstance(error, ConfigCompositionException):
         unknown = error.__cause__
         if isinstance(unknown, (ConfigKeyError, ConfigAttributeError)) and unknown.full_key:
-            return unknown_key(unknown.full_key, _known_keys(config_dir, config_name, overrides))
+            return unknown_key(unknown.full_key, _known_keys(unknown.full_key, config_dir, config_name, overrides))
         if match := re.search(r"Could not override '([^']+)'", str(error)):
             where = f"{match_file[0]}: " if (match_file := re.match(r"In '[^']+'", str(error))) else ""
-            return where + unknown_key(match[1], _known_keys(config_dir, config_name, overrides))
+            return where + unknown_key(match[1], _known_keys(match[1], config_dir, config_name, overrides))
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is no override: write KEY=VALUE or GROUP=CHOICE, without spaces around the sign."
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -541,15 +542,18 @@ def explain(error: BaseException, config_dir: Path, config_name: str, overrides:
     return None
 
 
-def _known_keys(config_dir: Path, config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Every key under the choices of groups on the command line."""
+def _known_keys(key: str, config_dir: Path, config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Every key under the choices of groups on the command line: Hydra's for one of Hydra's, else ours."""
+    of_hydra = key.startswith("hydra.")
     words = [word for word in overrides if re.fullmatch(r"[\w/]+=[\w/]+", word)]
     choices = [word for word in words if (config_dir / word.replace("=", "/")).with_suffix(".yaml").is_file()]
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         try:
-            composed = hydra.compose(config_name, overrides=choices)
+            composed = hydra.compose(config_name, choices, return_hydra_config=of_hydra)
         except HydraException:  # the mistake is in a chosen file
-            composed = hydra.compose(config_name)
+            composed = hydra.compose(config_name, return_hydra_config=of_hydra)
     keys = OmegaConf.to_container(composed)
     assert isinstance(keys, dict)
+    if of_hydra:
+        return flatten({"hydra": keys["hydra"]})
     return {**flatten(keys), **{path.name: None for path in config_dir.iterdir() if path.is_dir()}}

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from convnets.configuration import content, is_part_of, resolve
+from convnets.configuration import ConfigurationError, content, is_part_of, resolve
 
 # Overrides that change no result, and so not a sweep's name.
 NOT_IN_NAMES = ("sweep_name", "callbacks", "logger", "launcher", "checkpoint", "data.dir")
@@ -22,7 +22,13 @@ NOT_IN_DURATION = ("seed", "data.seed", "data.split_seed", "data.holdout", "mode
 
 
 def sweep_folder(name: str | None, task_overrides: Sequence[str], sweeper: Mapping[str, Any]) -> str:
-    """The name, or one from the sweep's overrides and parameters: so that the same command finds its own work."""
+    """The name, or one from the sweep's overrides and parameters: so that the same command finds its own work.
+
+    Raises:
+        ConfigurationError: several recorded sweeps are asked for, which would be swept over as if they were values.
+    """
+    if several := [word for word in task_overrides if re.match(r"sweep=.*,", str(word))]:
+        raise ConfigurationError(f"{several[0]}: one recorded sweep at a time.")
     if name is not None:
         return str(name)
     overrides = {str(word) for word in task_overrides}

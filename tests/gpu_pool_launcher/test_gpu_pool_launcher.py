@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_plugins.gpu_pool_launcher._pool import Job
+from hydra_plugins.gpu_pool_launcher._pool import POLL_SECONDS, Job, Pool
 from hydra_plugins.gpu_pool_launcher._slots import Gpu, Slots, find_gpus, threads_per_slot
 from hydra_plugins.gpu_pool_launcher._table import Table, duration
 
@@ -34,9 +34,9 @@ def machine(tmp_path, monkeypatch):
     return machine
 
 
-def sweep(environment, tmp_path, *arguments, program=(str(STUB),)):
+def sweep(environment, tmp_path, *arguments, program=(str(STUB),), under=()):
     return subprocess.Popen(
-        [sys.executable, *program, "-m", *arguments],
+        [*under, sys.executable, *program, "-m", *arguments],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
@@ -140,9 +140,19 @@ def test_a_second_signal_does_not_wait(machine, tmp_path):
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=10)
     assert process.returncode == 130
+    assert "stopping: the jobs have 1000 s to save; one more Ctrl-C ends them at once\n" in out
     assert "SIGINT: stopped. The same command goes on." in err
+
+
+def test_a_sweep_under_nohup_outlives_the_terminal(machine, tmp_path):
+    process = sweep(machine(1), tmp_path, "number=1,2", "seconds=0.5", under=("nohup",))
+    wait_until(lambda: len(facts(tmp_path)) == 1)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len(facts(tmp_path)) == 2
 
 
 def test_what_a_finished_job_leaves_behind_is_killed(machine, tmp_path):
@@ -153,9 +163,10 @@ def test_what_a_finished_job_leaves_behind_is_killed(machine, tmp_path):
 
 def test_fail_fast_stops_at_the_first_failure(machine, tmp_path):
     arguments = ("number=1,2,3", "hydra.launcher.fail_fast=true", "end=raise,well", "seconds=0.1")
-    code, _, _ = finished(machine(0), tmp_path, *arguments, "hydra.sweep.subdir=${number}${end}")
+    code, _, err = finished(machine(0), tmp_path, *arguments, "hydra.sweep.subdir=${number}${end}")
     assert code == 1
     assert set(facts(tmp_path)) == {"1raise"}
+    assert "1 of 6 jobs failed: see above. 5 more were stopped or not begun; the same command runs them." in err
 
 
 def test_a_dry_run_says_what_would_be_done(machine, tmp_path):
@@ -183,6 +194,14 @@ def test_jobs_may_need_several_gpus(machine, tmp_path):
     assert "too_many needs 4 GPUs, and there are 3" in err
 
 
+@pytest.mark.parametrize("setting", ["jobs_per_gpu=0", "cpu_slots=0", "gpus_per_job=0"])
+def test_a_sweep_that_could_never_start_a_job_is_refused(machine, tmp_path, setting):
+    code, _, err = finished(machine(0), tmp_path, "number=1", f"hydra.launcher.{setting}")
+    assert code == 1
+    assert re.search(rf"hydra\.launcher\.{setting[:-2]} must be (auto or )?at least 1, got 0", err)
+    assert not facts(tmp_path)
+
+
 def test_two_sweeps_share_a_box(machine, tmp_path):
     environment = machine(1)
     subdir = "hydra.sweep.subdir=${seconds}-${number}"
@@ -195,6 +214,31 @@ def test_two_sweeps_share_a_box(machine, tmp_path):
         assert before["ended"] <= after["started"] + 0.02
     for process in (first, second):
         process.communicate()
+
+
+def test_two_sweeps_of_the_same_jobs_run_none_at_the_same_time(machine, tmp_path):
+    """As when a sweep was killed, and is started again while its jobs still save."""
+    jobs = ("number=1,2", "seconds=4", "hydra.launcher.cpu_slots=2")
+    first = sweep(machine(0), tmp_path, *jobs)
+    wait_until(lambda: len(facts(tmp_path)) == 2)
+    before = facts(tmp_path)
+    code, out, err = finished(machine(0), tmp_path, *jobs)
+    assert code == 0, err
+    assert out.startswith("waiting: another sweep runs these jobs\n")
+    assert first.wait(60) == 0
+    first.communicate()
+    after = facts(tmp_path)
+    for name, job in before.items():
+        assert job["started"] + 4 < after[name]["started"]
+        assert (tmp_path / "swept" / "logs" / f"{name}.log").read_text().count(f": {name}") == 2
+
+
+def test_only_what_the_failed_attempt_said_is_shown(machine, tmp_path):
+    finished(machine(0), tmp_path, "end=exit")
+    code, out, _ = finished(machine(0), tmp_path, "end=kill")
+    assert code == 1
+    assert "leaving early" in (tmp_path / "swept" / "logs" / "number0.log").read_text()
+    assert out.splitlines()[-1] == "number0 failed (killed by SIGKILL); its log is swept/logs/number0.log"
 
 
 def test_a_job_s_environment_is_that_of_a_single_run(machine, tmp_path):
@@ -263,6 +307,39 @@ def places(tmp_path):
     for slots in made:
         for lock in slots._locks.values():
             lock.close()
+
+
+def shell_jobs(tmp_path, commands):
+    """Jobs that are no Python programs, so that what they take is the launcher's."""
+    return [
+        Job(number, f"job{number}", tmp_path, ["sh", "-c", command], tmp_path / f"{number}.log")
+        for number, command in enumerate(commands)
+    ]
+
+
+def test_a_gpu_is_handed_over_in_less_than_half_a_second(tmp_path):
+    note = f"echo $CUDA_VISIBLE_DEVICES $(date +%s.%N) >> {tmp_path}/notes-$$"
+    jobs = shell_jobs(tmp_path, [f"{note}; sleep {length}; {note}" for length in [0.2, 0.9, 0.5] * 4])
+    slots = Slots([Gpu(str(number), f"GPU-{number}") for number in range(4)], lock_dir=tmp_path / "locks")
+    Pool(slots, os.environ).run(jobs, lambda notice: None)
+    by_gpu = {gpu: [] for gpu in "0123"}
+    for path in tmp_path.glob("notes-*"):
+        (gpu, started), (_, ended) = map(str.split, path.read_text().splitlines())
+        by_gpu[gpu].append((float(started), float(ended)))
+    gaps = [after[0] - before[1] for spans in by_gpu.values() for before, after in pairwise(sorted(spans))]
+    assert len(gaps) == 12 - 4
+    assert min(gaps) > 0
+    assert max(gaps) < 0.5
+
+
+def test_the_launcher_adds_less_than_fifty_milliseconds_to_a_job(tmp_path):
+    """Of the processor, for other tests may run beside this one, and the wait until its end is noticed."""
+    num_jobs, measured = 20, []
+    for _ in range(3):
+        before = os.times()
+        Pool(Slots([]), os.environ).run(shell_jobs(tmp_path, ["true"] * num_jobs), lambda notice: None)
+        measured.append((sum(os.times()[:4]) - sum(before[:4])) / num_jobs)
+    assert min(measured) + POLL_SECONDS < 0.05
 
 
 @pytest.mark.parametrize(
@@ -364,7 +441,18 @@ def test_the_live_table_shows_each_job_where_it_is(tmp_path):
     assert "swept: 1 done, 1 running, 6 queued, 1 failed, about 5 min 3" in text
     assert re.search(r"job2\s+4\s+3/10\s+0\.5000\s+30 s\s+1 min 10 s", text)
     assert "and 3 more" in text
-    assert f"failed: job1: {tmp_path}" in text.replace("\n", "")
+    assert f"failed: job1: {os.path.relpath(tmp_path)}" in text.replace("\n", "")
+
+
+def test_what_a_sweep_waits_for_is_in_the_table_and_without_jobs_there_is_no_table(tmp_path):
+    from rich.console import Console
+
+    table = Table([job(tmp_path, 0, state="done", seconds=100.0)], 2, "swept", "score")
+    table.update("waiting for rain")
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(table._render())
+    heading, bar, notice = console.export_text().splitlines()
+    assert (heading, set(bar.strip()), notice) == ("swept: 1 done", {"━"}, "waiting for rain")
 
 
 def test_progress_of_an_earlier_attempt_is_not_shown(tmp_path):
@@ -372,6 +460,24 @@ def test_progress_of_an_earlier_attempt_is_not_shown(tmp_path):
     assert job(tmp_path, 0, state="running", started=time.time() + 10).progress() == {}
     (tmp_path / "p.json").write_text("[1")
     assert job(tmp_path, 0).progress() == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"epoch": "2", "num_epochs": 4, "metrics": {"score": "high"}}',
+        '{"epoch": 2, "num_epochs": "4", "metrics": [0.5]}',
+        '{"epoch": 2, "num_epochs": 0, "metrics": null}',
+    ],
+)
+def test_a_progress_file_of_another_kind_does_not_end_the_sweep(tmp_path, text):
+    from rich.console import Console
+
+    running = job(tmp_path, 2, state="running", places=["4"], started=time.time() - 30)
+    (tmp_path / "p.json").write_text(text)
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(Table([running], 2, "swept", "score")._render())
+    assert re.search(r"job2 +4 .* 30 s", console.export_text())
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (200, "3 min 20 s"), (18420, "5 h 07 min")])

@@ -1,5 +1,6 @@
 """Jobs, each a process under a supervisor, on places that are given out as they become free."""
 
+import fcntl
 import json
 import os
 import signal
@@ -56,6 +57,7 @@ class Job:
     seconds: float = 0.0
     returncode: int | None = None
     _process: "subprocess.Popen[bytes] | None" = None
+    _said_from: int = 0  # where in its log this attempt begins
 
     @property
     def runs_for(self) -> float:
@@ -63,7 +65,7 @@ class Job:
         return time.time() - self.started if self.state == "running" else self.seconds
 
     def progress(self) -> dict[str, Any]:
-        """What the job has written about itself since it was started; empty where it has not."""
+        """What the job has written about itself since it was started, as far as it can be shown."""
         if self.progress_path is None:
             return {}
         try:
@@ -72,7 +74,11 @@ class Job:
             content = json.loads(self.progress_path.read_text())
         except (OSError, ValueError):
             return {}
-        return content if isinstance(content, dict) else {}
+        if not isinstance(content, dict):
+            return {}
+        known = {key: content[key] for key in ("epoch", "num_epochs") if isinstance(content.get(key), (int, float))}
+        metrics = content.get("metrics")
+        return {**known, "metrics": metrics if isinstance(metrics, dict) else {}}
 
     def outcome(self) -> str:
         """How it ended, in words."""
@@ -81,10 +87,10 @@ class Job:
         return f"killed by {signal.Signals(-self.returncode).name}"
 
     def last_lines(self, number: int = 5) -> list[str]:
-        """The end of what it said."""
+        """The end of what it said since it was started."""
         try:
             with self.log_path.open("rb") as file:
-                file.seek(max(file.seek(0, os.SEEK_END) - 8192, 0))
+                file.seek(max(file.seek(0, os.SEEK_END) - 8192, self._said_from))
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
@@ -117,8 +123,10 @@ class Pool:
         self._running: list[Job] = []
         self._stopping = False
 
-    def run(self, jobs: Sequence[Job], watch: Callable[[], None]) -> None:
-        """Run the queued ones among the jobs, calling `watch` all the while. Call it from the main thread.
+    def run(self, jobs: Sequence[Job], watch: Callable[[str], None]) -> None:
+        """Run the queued ones among the jobs, calling `watch` all the while with what it waits for, if it is not usual.
+
+        Call it from the main thread.
 
         On SIGINT, SIGTERM or SIGHUP the jobs are asked to stop, and the rest is left; `received` is the signal.
         """
@@ -129,23 +137,39 @@ class Pool:
                 if self._stopping:
                     queue = []
                 for job in list(queue):
-                    if (places := self.slots.take(job.num_places)) is not None:
+                    if (places := self.slots.take(job.num_places)) is None:
+                        continue
+                    if self._start(job, places):
                         queue.remove(job)
-                        self._start(job, places)
-                watch()
+                    else:
+                        self.slots.give_back(places)
+                watch(self._waits_for(queue))
                 if queue or self._running:
                     time.sleep(POLL_SECONDS)
-        watch()
+        watch("")
 
-    def _start(self, job: Job, places: list[str]) -> None:
+    def _waits_for(self, queue: Sequence[Job]) -> str:
+        if self._stopping and self._running:
+            return f"stopping: the jobs have {self.grace_seconds:g} s to save; one more Ctrl-C ends them at once"
+        if queue and not self._running:
+            return f"waiting: another sweep {'has the GPUs, or ' if self.slots.gpus else ''}runs these jobs"
+        return ""
+
+    def _start(self, job: Job, places: list[str]) -> bool:
+        """Start the job, unless another sweep runs it: its processes have its log open, and with it the log's lock."""
         environment = dict(self.environment)
         if self.slots.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(places)
         job.log_path.parent.mkdir(parents=True, exist_ok=True)
         supervisor = [sys.executable, "-S", "-E", _supervisor.__file__, str(os.getpid()), str(self.grace_seconds)]
         with job.log_path.open("ab") as log:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {','.join(places)}: {job.name}\n".encode())
             log.flush()
+            job._said_from = log.tell()
             job._process = subprocess.Popen(
                 [*supervisor, *job.command],
                 stdin=subprocess.DEVNULL,
@@ -156,6 +180,7 @@ class Pool:
             )
         job.state, job.places, job.started = "running", places, time.time()
         self._running.append(job)
+        return True
 
     def _collect(self) -> None:
         for job in list(self._running):
@@ -183,7 +208,8 @@ class Pool:
             self.stop()
 
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, note) for number in numbers}
+        heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one
+        before = {number: signal.signal(number, note) for number in heeded}
         try:
             yield
         finally:

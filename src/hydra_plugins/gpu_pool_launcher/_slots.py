@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-FREE_POLL_SECONDS = 0.2
-
 
 @dataclass(frozen=True)
 class Gpu:

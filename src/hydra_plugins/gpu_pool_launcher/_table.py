@@ -1,9 +1,10 @@
 """What a person sees of a sweep: a live table in a terminal, a line an event elsewhere."""
 
+import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra_plugins.gpu_pool_launcher._pool import Job
@@ -21,6 +22,7 @@ class Table:
         self.title = title
         self.metric = metric
         self._said: dict[int, str] = {}
+        self._notice = ""
         self._drawn = 0.0
         self._live: Any = None
         if sys.stdout.isatty():
@@ -39,8 +41,13 @@ class Table:
             self._live.update(self._render(), refresh=True)
             self._live.stop()
 
-    def update(self) -> None:
-        """Draw, if it is time; say what has changed."""
+    def update(self, notice: str = "") -> None:
+        """Draw, if it is time; say what has changed.
+
+        Args:
+            notice: what a person should know beside the jobs' states.
+        """
+        is_news, self._notice = notice not in ("", self._notice), notice
         if self._live:
             if time.monotonic() - self._drawn > REFRESH_SECONDS:
                 self._drawn = time.monotonic()
@@ -50,21 +57,27 @@ class Table:
             if self._said.get(job.number, "queued") != job.state:
                 self._said[job.number] = job.state
                 print(self._line(job), flush=True)
+        if is_news:
+            print(notice, flush=True)
 
     def _line(self, job: Job) -> str:
-        over = sum(other.state not in ("queued", "running") for other in self.jobs)
+        over = sum(other.state in ("done before", "done", "failed") for other in self.jobs)
         how = {
             "running": f"started on {','.join(job.places)}",
-            "done": f"done in {duration(job.seconds)} {self._metric_of(job)}".rstrip(),
-            "done before": f"done before {self._metric_of(job)}".rstrip(),
-            "failed": f"failed after {duration(job.seconds)} ({job.outcome()}): {job.log_path}",
+            "done": f"done in {duration(job.seconds)}{self._reached(job)}",
+            "done before": f"done before{self._reached(job)}",
+            "failed": f"failed after {duration(job.seconds)} ({job.outcome()}): {os.path.relpath(job.log_path)}",
             "stopped": f"stopped after {duration(job.seconds)}",
         }
         return f"[{over}/{len(self.jobs)}] {job.name}: {how[job.state]}"
 
-    def _metric_of(self, job: Job) -> str:
-        value = (job.progress().get("metrics") or {}).get(self.metric) if self.metric else None
-        return f"{self.metric} {value:.4f}" if isinstance(value, (int, float)) else ""
+    def _metric_of(self, progress: Mapping[str, Any]) -> str:
+        value = progress.get("metrics", {}).get(self.metric)
+        return f"{value:.4f}" if isinstance(value, (int, float)) else ""
+
+    def _reached(self, job: Job) -> str:
+        value = self._metric_of(job.progress())
+        return f" {self.metric} {value}" if value else ""
 
     def _render(self) -> Any:
         from rich.console import Group
@@ -81,14 +94,12 @@ class Table:
         for job in by_state["running"]:
             progress = job.progress()
             epochs = f"{progress['epoch']}/{progress['num_epochs']}" if {"epoch", "num_epochs"} <= {*progress} else ""
-            value = (progress.get("metrics") or {}).get(self.metric)
-            metric = f"{value:.4f}" if isinstance(value, (int, float)) else ""
             remaining = _seconds_left(job)
             table.add_row(
                 job.name,
                 ",".join(job.places),
                 epochs,
-                metric,
+                self._metric_of(progress),
                 duration(job.runs_for),
                 "" if remaining is None else duration(remaining),
             )
@@ -96,12 +107,15 @@ class Table:
             table.add_row(Text(job.name, style="dim"), "", "", "", "", "")
         if (more := len(by_state["queued"]) - NUM_QUEUED_SHOWN) > 0:
             table.add_row(Text(f"and {more} more", style="dim"), "", "", "", "", "")
-        failed = [Text(f"failed: {job.name}: {job.log_path}", style="red") for job in by_state["failed"]]
+        below = [
+            Text(f"failed: {job.name}: {os.path.relpath(job.log_path)}", style="red") for job in by_state["failed"]
+        ]
+        below += [Text(self._notice, style="yellow")] if self._notice else []
         heading = f"{self.title}: {counts}" + (f", about {duration(left)} left" if left else "")
         done = sum(_share(job) for job in self.jobs)
         bar = RichTable.grid()  # a bar alone does not end its line
         bar.add_row(ProgressBar(total=len(self.jobs), completed=done, width=60))
-        return Group(Text(heading), bar, table, *failed)
+        return Group(Text(heading), bar, *([table] if table.row_count else []), *below)
 
     def seconds_left(self) -> float | None:
         """Of the whole, if every job to come takes as long as the median of those whose length is known."""
@@ -125,10 +139,10 @@ STATES = ("done before", "done", "running", "queued", "failed", "stopped")
 def _share(job: Job) -> float:
     """How much of the job is over, from 0 to 1."""
     if job.state != "running":
-        return float(job.state != "queued")
+        return float(job.state not in ("queued", "stopped"))
     progress = job.progress()
     epoch, num_epochs = progress.get("epoch"), progress.get("num_epochs")
-    return min(epoch / num_epochs, 1.0) if isinstance(epoch, (int, float)) and num_epochs else 0.0
+    return min(max(epoch / num_epochs, 0.0), 1.0) if epoch and num_epochs else 0.0
 
 
 def _seconds_left(job: Job) -> float | None:

@@ -44,6 +44,10 @@ class GpuPoolConf:
 ConfigStore.instance().store(group="hydra/launcher", name="gpu_pool", node=GpuPoolConf, provider="gpu_pool_launcher")
 
 
+class LaunchError(ValueError):
+    """A sweep cannot be started as it was asked for; the text says why."""
+
+
 class JobsFailedError(RuntimeError):
     """Some jobs of a sweep failed; the others were run."""
 
@@ -65,7 +69,7 @@ class GpuPoolLauncher(Launcher):
         """Compose and check all jobs, then run them; what was done before is not run again.
 
         Raises:
-            ValueError: two jobs share a folder, or one needs more GPUs than there are.
+            LaunchError: two jobs share a folder, one needs more GPUs than there are, or there is no place for any.
             SystemExit: a signal came; the jobs were stopped. After a dry run, with code 0.
         """
         from hydra_plugins.gpu_pool_launcher._pool import Pool
@@ -74,6 +78,9 @@ class GpuPoolLauncher(Launcher):
 
         setup_globals()
         assert self.config is not None
+        for key in ("jobs_per_gpu", "cpu_slots"):
+            if (number := getattr(self.options, key)) < 1:
+                raise LaunchError(f"hydra.launcher.{key} must be at least 1, got {number}.")
         sweep_dir = Path(str(self.config.hydra.sweep.dir)).absolute()
         slots = Slots(find_gpus(os.environ), self.options.jobs_per_gpu, self.options.cpu_slots)
         prepared = [
@@ -101,7 +108,10 @@ class GpuPoolLauncher(Launcher):
             print(f"\n{job.name} failed ({job.outcome()}); its log is {os.path.relpath(job.log_path)}{said}")
         if not failed and self.options.closing_words:
             print(self.options.closing_words)
-        return [one.returned(len(failed), len(jobs)) for one in prepared]
+        left_out = sum(job.state in ("queued", "stopped") for job in jobs)
+        summary = f"{len(failed)} of {len(jobs)} jobs failed: see above."
+        summary += f" {left_out} more were stopped or not begun; the same command runs them." if left_out else ""
+        return [one.returned(summary) for one in prepared]
 
     def _prepare(
         self, overrides: list[str], number: int, sweep_dir: Path, num_places: int, on_gpus: bool
@@ -122,8 +132,10 @@ class GpuPoolLauncher(Launcher):
         finally:
             HydraConfig.instance().cfg = before
         num_gpus = 1 if wanted == "auto" else int(wanted)
+        if num_gpus < 1:
+            raise LaunchError(f"hydra.launcher.gpus_per_job must be auto or at least 1, got {num_gpus} of {subdir}.")
         if on_gpus and num_gpus > num_places:
-            raise ValueError(f"{subdir} needs {num_gpus} GPUs, and there are {num_places}.")
+            raise LaunchError(f"{subdir} needs {num_gpus} GPUs, and there are {num_places}.")
         folder = sweep_dir / subdir
         logs = sweep_dir / "logs"
         flat = subdir.replace("/", "_")
@@ -179,14 +191,14 @@ class _Prepared:
     return_path: Path
     estimated_seconds: float | None
 
-    def returned(self, num_failed: int, num_jobs: int) -> JobReturn:
+    def returned(self, failures: str) -> JobReturn:
         done = self.job.state in ("done", "done before")
         result = JobReturn(self.overrides, self.config, self.hydra_config, str(Path.cwd()), self.job.name)
         result.status = JobStatus.COMPLETED if done else JobStatus.FAILED
         if done:
             result.return_value = json.loads(self.return_path.read_text()) if self.return_path.exists() else None
         else:
-            result.return_value = JobsFailedError(f"{num_failed} of {num_jobs} jobs failed: see above.")
+            result.return_value = JobsFailedError(failures)
         return result
 
 
@@ -196,7 +208,7 @@ def _without_twins(prepared: Sequence[_Prepared]) -> list[_Prepared]:
     for one in prepared:
         twin = first.setdefault(one.job.folder, one)
         if twin.config != one.config:
-            raise ValueError(
+            raise LaunchError(
                 f"Two jobs would share the folder {one.job.folder}: {' '.join(twin.overrides)}, and "
                 f"{' '.join(one.overrides)}. Choose a hydra.sweep.subdir that tells them apart."
             )
