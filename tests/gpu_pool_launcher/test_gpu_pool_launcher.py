@@ -318,13 +318,15 @@ def shell_jobs(tmp_path, commands):
 
 
 def test_a_gpu_is_handed_over_in_less_than_half_a_second(tmp_path):
-    note = f"echo $CUDA_VISIBLE_DEVICES $(date +%s.%N) >> {tmp_path}/notes-$$"
+    note = f"echo $CUDA_DEVICE_ORDER $CUDA_VISIBLE_DEVICES $(date +%s.%N) >> {tmp_path}/notes-$$"
     jobs = shell_jobs(tmp_path, [f"{note}; sleep {length}; {note}" for length in [0.2, 0.9, 0.5] * 4])
     slots = Slots([Gpu(str(number), f"GPU-{number}") for number in range(4)], lock_dir=tmp_path / "locks")
-    Pool(slots, os.environ).run(jobs, lambda notice: None)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
+    Pool(slots, environment).run(jobs, lambda notice: None)
     by_gpu = {gpu: [] for gpu in "0123"}
     for path in tmp_path.glob("notes-*"):
-        (gpu, started), (_, ended) = map(str.split, path.read_text().splitlines())
+        (order, gpu, started), (_, _, ended) = map(str.split, path.read_text().splitlines())
+        assert order == "PCI_BUS_ID"  # as nvidia-smi numbers them
         by_gpu[gpu].append((float(started), float(ended)))
     gaps = [after[0] - before[1] for spans in by_gpu.values() for before, after in pairwise(sorted(spans))]
     assert len(gaps) == 12 - 4

@@ -159,6 +159,8 @@ class Pool:
         """Start the job, unless another sweep runs it: its processes have its log open, and with it the log's lock."""
         environment = dict(self.environment)
         if self.slots.gpus:
+            if "CUDA_VISIBLE_DEVICES" not in environment:  # then the numbers are those of nvidia-smi
+                environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(places)
         job.log_path.parent.mkdir(parents=True, exist_ok=True)
         supervisor = [sys.executable, "-S", "-E", _supervisor.__file__, str(os.getpid()), str(self.grace_seconds)]
