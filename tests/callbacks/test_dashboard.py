@@ -21,6 +21,7 @@ from convnets import plots
 from convnets.callbacks import Checkpoints, Dashboard
 from convnets.callbacks.pictures import figures
 from convnets.callbacks.probe import look, probe_numbers
+from convnets.callbacks.summary import FIRST_COLUMNS
 from convnets.classifier import Classifier
 from convnets.data import FashionMNISTSampleDataModule
 from convnets.runs import Run
@@ -131,6 +132,7 @@ def test_the_summary_holds_hyperparameters_with_the_final_metrics(run):
     assert values["optimizer"].string_value == "SGD"
     names = {info.name for info in columns.hparam_infos}
     assert set(values) < names
+    assert {info.name for info in columns.hparam_infos if info.differs} == {*FIRST_COLUMNS}
     assert "trainer.gradient_clip_val" in names  # null here, but a column for runs where it is not
     assert not [name for name in names if "callbacks" in name or "logger" in name]
 
