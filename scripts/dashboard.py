@@ -23,9 +23,10 @@ def main() -> int:
         from convnets.records import find_folders, find_runs
 
         folders = find_folders(arguments.folders) if arguments.folders else [Path("outputs")]
-        if not find_runs(folders):
+        num_runs = len(find_runs(folders))
+        if not num_runs:
             raise RunFolderError(f"There is no run in {folders[0]} yet: python scripts/train.py makes one.")
-        return serve(folders, arguments.port)
+        return serve(folders, num_runs, arguments.port)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,23 @@ def test_the_dashboard_answers_says_when_its_port_is_taken_and_stops_cleanly(sma
     assert errors == ""
 
 
+def test_of_many_runs_it_says_how_they_are_shown(tmp_path):
+    for number in range(41):
+        folder = tmp_path / "outputs" / "runs" / f"run{number}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+    command = [sys.executable, str(ROOT / "scripts" / "dashboard.py")]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    assert process.stdout.readline() == (
+        "Of more than 40 runs, here 41, Scalars and Custom Scalars show none at first: "
+        "filter the runs on the left, or press TOGGLE ALL RUNS.\n"
+    )
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
 def test_without_a_run_it_says_how_to_make_one(run_script):
     finished = run_script("dashboard.py")
     assert finished.returncode == 1

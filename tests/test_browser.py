@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,17 +136,21 @@ def browser() -> Iterator[Any]:
     browser.quit()
 
 
-@pytest.fixture(scope="module")
-def address(outputs: Path) -> Iterator[str]:
-    """Of what scripts/dashboard.py started."""
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of what scripts/dashboard.py starts there."""
     command = [sys.executable, str(ROOT / "scripts" / "dashboard.py")]
-    with subprocess.Popen(
-        command, cwd=outputs.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         yield re.search(r"http://localhost:\d+/", process.stdout.readline())[0]
         process.send_signal(signal.SIGINT)
         assert (process.communicate(timeout=20)[1], process.returncode) == ("", 0)
+
+
+@pytest.fixture(scope="module")
+def address(outputs: Path) -> Iterator[str]:
+    with serving(outputs.parent) as address:
+        yield address
 
 
 @pytest.fixture
@@ -246,6 +251,8 @@ def test_the_hyperparameters_have_the_final_metrics(opened, address, outputs):
         final = [result(outputs, run)["metrics"]["val/accuracy"] for run in "ab"]
         text = page.shows("runs/a", "runs/b", "model.lr", "final/val_accuracy", *(f"{value:.5g}" for value in final))
         assert "hp_metric" not in text
+        columns = ["init", "model", "model.lr", "optimizer", "seed", "final/val_accuracy"]
+        page.has(len(columns), "vaadin-grid-cell-content", f"{columns}.includes(e.textContent.trim())")
 
 
 def test_the_projector_has_a_picture_for_each_point(opened, address):
@@ -271,6 +278,29 @@ def test_the_configuration_versions_command_and_layers_are_text(opened, address,
         tags = (f"run/{name}/text_summary" for name in ("configuration", "versions", "command", "layers"))
         facts = (f"{name} {version}" for name, version in result(outputs, "a")["versions"].items())
         page.shows("runs/a", "runs/b", *tags, "activation: sigmoid", "activation: relu", *facts, "Conv2d", "61,706")
+
+
+@pytest.fixture(scope="module")
+def ten_epochs(compose: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ten epochs write, whose pictures and curves are as many on few images as on all."""
+    folder = tmp_path_factory.mktemp("ten") / "run"
+    train(compose("data=fashion_mnist_sample", "trainer=cpu", "callbacks.progress=null"), folder)
+    assert sum(path.stat().st_size for path in folder.glob("events*")) < 15e6
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_runs", "seconds"), [(50, 5), (200, 20)])
+def test_many_runs_soon_show_their_first_chart(opened, ten_epochs, tmp_path, num_runs, seconds):
+    """On a machine that does nothing else. The seconds are from opening the page, and from ticking the runs."""
+    for number in range(num_runs):
+        shutil.copytree(ten_epochs, tmp_path / "outputs" / "runs" / f"run{number:03}")
+    with serving(tmp_path) as address, opened(f"{address}#scalars&tagFilter=%5Eval%2F") as page:
+        started = time.perf_counter()
+        page.has(num_runs, "paper-checkbox")
+        next(b for b in page.elements("paper-button") if b.text.lower() == "toggle all runs").click()
+        page.has(1, LINE, DRAWN)
+        assert time.perf_counter() - started < seconds
 
 
 def test_the_report_needs_no_network(opened, outputs):

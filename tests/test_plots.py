@@ -41,6 +41,14 @@ def test_feature_maps_have_a_row_a_layer_with_its_scale_and_the_classes_names():
     assert pixels.shape == (*(int(100 * side) for side in figure.get_size_inches()[::-1]), 3)
 
 
+def test_feature_maps_go_on_below_where_a_row_is_full():
+    maps = np.arange(6.0)[:, None, None] * np.ones((6, 4, 4))
+    figure = plots.feature_maps([("0 Conv2d", maps), ("scores", np.arange(10.0))], NAMES, "title", most_columns=4)
+    drawn = figure.axes[0].images[0].get_array().filled(np.nan)
+    first_of_each = drawn[::5, ::5]  # four pixels, and a gap
+    np.testing.assert_array_equal(first_of_each, [[0, 1, 2, 3], [4, 5, np.nan, np.nan]])
+
+
 @pytest.mark.parametrize("num_filters", [6, 64])
 def test_filters_are_drawn_on_one_scale_around_zero(num_filters):
     weights = np.random.default_rng(0).normal(size=(num_filters, 5, 5))

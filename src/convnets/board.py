@@ -19,6 +19,8 @@ IN_USE = "already in use"  # in what TensorBoard says of a port
 # 1,000 are, a point an epoch; 0 is no way to ask for all: its faster data server then keeps none, and charts are empty.
 SAMPLES = "images=200,histograms=200,pr_curves=50,text=50"
 
+MOST_TICKED = 40  # of more runs, TensorBoard's older pages show none before it is told which
+
 
 class BoardError(RuntimeError):
     """TensorBoard did not start; the text says why."""
@@ -38,8 +40,8 @@ def command(folders: Sequence[Path], port: int | None = None) -> list[str]:
     return [sys.executable, "-m", "tensorboard.main", *where, *options]
 
 
-def serve(folders: Sequence[Path], port: int | None = None) -> int:
-    """Run TensorBoard until a signal comes; return its exit code, 0 after a signal.
+def serve(folders: Sequence[Path], num_runs: int, port: int | None = None) -> int:
+    """Run TensorBoard on the folders until a signal comes; return its exit code, 0 after a signal.
 
     Raises:
         BoardError: it ended by itself.
@@ -61,6 +63,12 @@ def serve(folders: Sequence[Path], port: int | None = None) -> int:
             if address := re.search(r"http://localhost:\d+/", _read(errors)):
                 names = ", ".join(map(shown, folders))
                 print(f"TensorBoard shows {names} at {address[0]} (Ctrl-C stops it)", flush=True)
+                if num_runs > MOST_TICKED:
+                    print(
+                        f"Of more than {MOST_TICKED} runs, here {num_runs}, Scalars and Custom Scalars show none at "
+                        "first: filter the runs on the left, or press TOGGLE ALL RUNS.",
+                        flush=True,
+                    )
                 break
             time.sleep(0.1)
         process.wait()

@@ -111,9 +111,10 @@ def _unfinished_table(runs: Sequence[RunRecord]) -> str:
 def _closer_look(group: Group, metric: str) -> list[str]:
     record = min(group.runs, key=lambda run: run.path)
     run = Run(record.path)
+    one_of = f"One of its {len(group.runs):,} runs: " if len(group.runs) > 1 else ""
     parts = [
         f"<h3>{escape(group.label)}</h3>",
-        f'<p class="note">One of its {count(len(group.runs), "run")}: <code>{escape(shown(record.path))}</code>, '
+        f'<p class="note">{one_of}<code>{escape(shown(record.path))}</code>, '
         f"{escape(metric)} {record.value(metric):.4f}.</p>",
     ]
     if rows := record.rows():
@@ -128,7 +129,7 @@ def _evaluated(run: Run) -> list[str]:
     evaluation, predictions = load_evaluation(run, "test"), load_predictions(run, "test")
     names = run.datamodule.class_names
     weakest = min(evaluation["classes"], key=lambda row: row["recall"])
-    title = f"{evaluation['accuracy']:.4f} of {evaluation['num_images']:,} test images right"
+    title = f"{evaluation['accuracy']:.1%} of {evaluation['num_images']:,} test images right"
     matrix = torch.tensor(evaluation["confusion_matrix"]).numpy()
     wrong = (predictions.predicted != predictions.labels).nonzero().squeeze(1)
     surest = wrong[predictions.probabilities[wrong].argsort(descending=True)][:NUM_MISTAKES]

@@ -77,21 +77,24 @@ def tile(panels: NDArray[Any], num_columns: int, gap: int = 1) -> NDArray[np.flo
     return grid.reshape(num_rows * (height + gap), num_columns * (width + gap))[:-gap, :-gap]
 
 
-def feature_maps(layers: Sequence[tuple[str, Array]], class_names: Sequence[str], title: str) -> Figure:
-    """Draw what each layer gives out, a layer a row: maps (channels, H, W) side by side, units (n,) as one strip.
+def feature_maps(
+    layers: Sequence[tuple[str, Array]], class_names: Sequence[str], title: str, most_columns: int = 16
+) -> Figure:
+    """Draw what each layer gives out, from top to bottom: maps (channels, H, W) side by side, units (n,) as one strip.
 
-    Each row has its own grey scale, whose ends stand beside it. The last row are the scores of the classes.
+    Each layer has its own grey scale, whose ends stand beside it. The last one are the scores of the classes.
     """
-    num_columns = max(len(values) for _, values in layers if values.ndim == 3)
-    heights = [0.62 if values.ndim == 3 else 0.42 for _, values in layers]
+    num_columns = min(most_columns, max(len(values) for _, values in layers if values.ndim == 3))
+    num_rows = [-(-len(values) // num_columns) for _, values in layers]
+    heights = [0.62 * rows if values.ndim == 3 else 0.42 for (_, values), rows in zip(layers, num_rows, strict=True)]
     figure = Figure(figsize=(0.62 * num_columns + 2.3, 1.15 * sum(heights) + 1.4))
     rows = figure.subplots(len(layers), 1, squeeze=False, height_ratios=heights)[:, 0]
     figure.subplots_adjust(left=2.2 / figure.get_figwidth(), right=0.99, hspace=0.12)
     figure.subplots_adjust(bottom=0.95 / figure.get_figheight(), top=1 - 0.45 / figure.get_figheight())
-    for axes, (name, values) in zip(rows, layers, strict=True):
+    for axes, (name, values), places in zip(rows, layers, num_rows, strict=True):
         limits = {"cmap": "gray", "vmin": values.min(), "vmax": values.max()}
         if values.ndim == 3:
-            missing = np.full((num_columns - len(values), *values.shape[1:]), np.nan)
+            missing = np.full((places * num_columns - len(values), *values.shape[1:]), np.nan)
             tiled = tile(np.concatenate([values, missing]), num_columns, gap=max(1, values.shape[-1] // 14))
             axes.imshow(tiled, aspect="equal", **limits)
             axes.set_anchor("W")

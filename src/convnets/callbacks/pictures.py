@@ -12,6 +12,7 @@ from convnets.callbacks.probe import SATURATED_WITHIN, Array, Look
 from convnets.callbacks.progress import count
 
 NUM_EXAMPLES = 20  # in a picture
+NUM_MAP_COLUMNS = 8  # of feature maps: TensorBoard shows pictures 350 pixels wide, and their words are to be read
 
 
 class Validation(NamedTuple):
@@ -69,7 +70,7 @@ def figures(shot: Shot) -> dict[str, Figure]:
     if shot.kernels is not None:
         found["filters"] = plots.filters(shot.kernels, f"The first layer's {len(shot.kernels)} filters {after}")
     label, guess = names[int(probed.labels[0])], names[int(probed.scores[0].argmax())]
-    found["feature_maps"] = plots.feature_maps(seen.maps, names, f"{label}, taken for {guess} {after}")
+    found["feature_maps"] = plots.feature_maps(seen.maps, names, f"{label}, taken for {guess} {after}", NUM_MAP_COLUMNS)
     probes = count(len(probed.labels), "validation image")
     near = f"share of outputs within {SATURATED_WITHIN} of 0 or 1, over {probes}"
     for name, shares, xlabel, title in (

@@ -137,8 +137,8 @@ def _advice(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things: 1 run, 2 runs."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """A number of things: 1 run, 2,000 runs."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import lightning
 import numpy as np
 import yaml
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 NUM_EMBEDDED = 1000
 MOST_DIMENSIONS = 128  # of the projector, whose file is text
+FIRST_COLUMNS = ("init", "model", "model.lr", "optimizer", "seed")  # TensorBoard shows five hyperparameters at first
 FOLLOW_OTHERS = ("model._target_", "data.seed", "optimizer.lr", "schedule.steps_argument")  # no hyperparameters
 
 
@@ -144,6 +146,11 @@ def _write_hyperparameters(
     values = hyperparameters(config)
     # TensorBoard takes the table's columns from one run: those that are null in it must be among them.
     columns, _, _ = hparams({name: 0 if value is None else value for name, value in values.items()}, final)
+    plugin_data = columns.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin_data.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in FIRST_COLUMNS  # it puts these before the others, which it sorts by name
+    plugin_data.content = content.SerializeToString()
     _, row, end = hparams({name: value for name, value in values.items() if value is not None}, final)
     for part in (columns, row, end):
         writer._get_file_writer().add_summary(part, step)

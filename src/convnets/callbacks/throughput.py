@@ -35,7 +35,7 @@ class Throughput(Callback):
     throughput/peak_percent: of what the device reaches in a product of two large matrices, in the training's precision.
 
     Args:
-        peaks_path: a file where measured peaks are kept, of any device, to be measured once. Removing it does no harm.
+        peaks_path: a file that keeps the highest peak ever measured of each device. Removing it does no harm.
     """
 
     def __init__(self, peaks_path: str = "~/.cache/convnets/peaks.json") -> None:
@@ -45,14 +45,7 @@ class Throughput(Callback):
         self._started = self._step_ended = self._waited = self._saving_before = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Count the network's arithmetic, and measure the device where that was not done before."""
-        if writer_of(trainer) is None:
-            return
-        assert isinstance(pl_module, Classifier)
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        whole = summarize(copy.deepcopy(pl_module.network), datamodule.resize, datamodule.num_channels)[0]
-        self._flops_an_image = whole.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
-        self._peak = peak_flops(pl_module.device, str(trainer.precision), self.peaks_path) * trainer.world_size
+        """Start the clock of an epoch that is resumed."""
         self._start(trainer)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -80,6 +73,8 @@ class Throughput(Callback):
         """Write the epoch's scalars."""
         if (writer := writer_of(trainer)) is None:
             return
+        if not self._peak:  # not before the first step, which someone waits for
+            self._measure(trainer, pl_module)
         saving = Checkpoints.of(trainer).saving_seconds - self._saving_before
         flops = self._flops_an_image * History.of(trainer).rows[-1]["images_per_second"]
         scalars = {
@@ -91,9 +86,20 @@ class Throughput(Callback):
             writer.add_scalar(f"throughput/{name}", value, trainer.current_epoch + 1)
         writer.flush()
 
+    def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Count the network's arithmetic, and measure the device."""
+        assert isinstance(pl_module, Classifier)
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        whole = summarize(copy.deepcopy(pl_module.network), datamodule.resize, datamodule.num_channels)[0]
+        self._flops_an_image = whole.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
+        self._peak = peak_flops(pl_module.device, str(trainer.precision), self.peaks_path) * trainer.world_size
+
 
 def peak_flops(device: torch.device, precision: str, path: Path) -> float:
-    """Operations a second of a large matrix product, from the file or measured now and added to it."""
+    """Operations a second of a large matrix product: measured now, or in the file if that is more.
+
+    A device that was busy with other work when it was measured first would else be exceeded for ever.
+    """
     dtype = DTYPES.get(precision, torch.float32)
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -103,8 +109,9 @@ def peak_flops(device: torch.device, precision: str, path: Path) -> float:
     peaks: dict[str, float] = {}
     with suppress(OSError, ValueError):
         peaks = json.loads(path.read_text())
-    if key not in peaks:
-        peaks[key] = measure_peak(device, dtype)
+    measured = measure_peak(device, dtype)
+    if measured > peaks.get(key, 0):
+        peaks[key] = measured
         with suppress(OSError):  # a home that cannot be written costs a measurement each time
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(peaks, indent=2) + "\n")
