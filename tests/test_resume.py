@@ -611,6 +611,10 @@ def test_planted_weights_run_nothing(small, tmp_path):
         {"callbacks": {"mine": {"_target_": "os.mkdir", "path": "pwned"}}},
         {"logger": {"tensorboard": {"nested": [{"deep": [{"_target_": "os.mkdir"}]}]}}},
         {"model": {"name": "${oc.env:HOME}"}},
+        {"optimizer": {"_args_": ["${oc.create:{_target_: os.mkdir, path: pwned}}"]}},
+        {"optimizer": {"params": [["${oc.create:{_target_: os.mkdir, path: pwned}}"]]}},
+        {"model": {"_target_": ["os.mkdir"]}},
+        {"model": {"_target_": {"name": "os.mkdir"}}},
     ],
 )
 def test_a_planted_configuration_calls_nothing(small, tmp_path, planted, monkeypatch):
@@ -618,7 +622,9 @@ def test_a_planted_configuration_calls_nothing(small, tmp_path, planted, monkeyp
 
     path = tmp_path / "run"
     train(small(), path)
-    stored = OmegaConf.merge(OmegaConf.load(path / "config.yaml"), planted)
+    stored = OmegaConf.load(path / "config.yaml")
+    for section, values in planted.items():
+        stored[section].update(values)
     (path / "config.yaml").write_text(OmegaConf.to_yaml(stored))
     (path / "result.json").unlink()
     monkeypatch.chdir(tmp_path)
