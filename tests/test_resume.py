@@ -302,17 +302,26 @@ def test_out_of_memory_says_what_to_change(small, tmp_path):
     assert Run(tmp_path).status["state"] == "out_of_memory"
 
 
-def test_divergence_marks_the_run_failed_and_keeps_the_last_good_checkpoint(small, tmp_path):
-    def ruin():
-        with torch.no_grad():
-            at.network[0].weight.fill_(float("nan"))
+class RuinAt(lightning.Callback):
+    """Makes the weights NaN before a training step, and so its loss."""
 
-    at = At(5, ruin)
-    at.setup = lambda trainer, pl_module, stage: setattr(at, "network", pl_module.network)
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.epoch_loop.total_batch_idx + 1 == self.step:
+            with torch.no_grad():
+                next(pl_module.parameters()).fill_(float("nan"))
+
+
+@pytest.mark.parametrize(("words", "step"), [((), 8), ((EACH_STEP,), 10)])
+def test_divergence_marks_the_run_failed_and_keeps_the_last_good_checkpoint(small, tmp_path, words, step):
     with pytest.raises(RuntimeError, match="diverged"):
-        train(small(), tmp_path, [at])
+        train(small("trainer.limit_train_batches=null", *words), tmp_path, [RuinAt(11)])
     assert Run(tmp_path).status["state"] == "failed"
-    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 3
+    last = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == step
+    assert all(weights.isfinite().all() for weights in last["state_dict"].values())
 
 
 def test_a_clock_moved_back_is_said_and_keeps_tensorboards_points_in_order(small, tmp_path, caplog):
