@@ -604,6 +604,17 @@ def test_a_planted_checkpoint_runs_nothing(small, tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
+def test_a_planted_checkpoint_writes_nowhere_else(small, tmp_path):
+    path = interrupted_run(small(), tmp_path / "run")
+
+    def plant(checkpoint):
+        checkpoint["callbacks"]["Checkpoints"]["last_path"] = str(tmp_path / "pwned")
+
+    rewrite(path, plant)
+    train(small(), tmp_path / "run")
+    assert not (tmp_path / "pwned").exists()
+
+
 def test_planted_weights_run_nothing(small, tmp_path):
     train(small(), tmp_path / "run")
     torch.save(Planted(tmp_path / "pwned"), tmp_path / "run" / "weights.safetensors")

@@ -313,5 +313,5 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it over from a checkpoint."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        for name in self.state_dict():
+            setattr(self, name, state_dict[name])
