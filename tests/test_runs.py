@@ -28,6 +28,8 @@ def test_a_run_is_found_by_folder_name_latest_and_best(outputs, caplog):
     assert load_run("first").path == load_run(outputs / "runs" / "first").path.relative_to(outputs.parent)
     os.utime(outputs / "sweeps" / "lr" / "a" / "status.json", (2**32, 2**32))
     assert load_run("latest").path.name == "a"
+    (outputs / "runs" / "first" / "status.json").unlink()  # as in a run killed before it wrote one
+    assert load_run("latest").path.name == "a"
     assert load_run("best:lr").path.name == "b"
     assert load_run("best:outputs/sweeps/lr").path.name == "b"
     assert "is the best of 2 on the test split itself: its accuracy flatters" in caplog.text

@@ -215,7 +215,7 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
     if text == "latest":
         if not folders:
             raise RunFolderError("There is no run in outputs/ yet: python scripts/train.py makes one.")
-        return Run(max(folders, key=lambda folder: (folder / "status.json").stat().st_mtime), trust)
+        return Run(max(folders, key=_last_change), trust)
     if text.startswith("best:"):
         return _best_of(outputs / "sweeps", text.removeprefix("best:"), trust)
     found = [folder for folder in folders if folder.name == text]
@@ -225,6 +225,11 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
         several = f": {', '.join(map(str, found))}" if found else ""
         raise RunFolderError(f"There {'are several runs' if found else 'is no run'} {text}{several}.{hint}")
     return Run(found[0], trust)
+
+
+def _last_change(folder: Path) -> float:
+    status_path = folder / "status.json"  # which a run killed in its first moment has not
+    return (status_path if status_path.exists() else folder / "config.yaml").stat().st_mtime
 
 
 def _best_of(sweeps_dir: Path, name: str, trust: Sequence[str]) -> Run:
