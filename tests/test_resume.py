@@ -419,6 +419,9 @@ def test_what_cannot_be_extended_says_why_and_what_can_be_done(small, tmp_path):
         ("planned", "model.lr=1", r"model\.lr decides what is learned"),
         ("planned", "trainer.max_epochs=many", r"trainer\.max_epochs must be a whole number"),
         ("planned", "nonsense=1", "no KEY=VALUE with a key of"),
+        ("planned", "trainer.max_epochs=[1", r"trainer\.max_epochs cannot be set to '\[1': it is no value"),
+        ("planned", "model=vgg", "model holds several keys, got 'vgg': set one of them"),
+        ("planned", "callbacks=none", "callbacks holds several keys, got 'none'"),
     ):
         with pytest.raises(ConfigurationError, match=said):
             extend(Run(tmp_path / path), [change])
