@@ -84,3 +84,20 @@ def test_a_run_from_before_a_key_existed_has_its_default(small, tmp_path):
     assert Run(tmp_path).config.checkpoint.every_seconds == 60
     assert Run(tmp_path).config.init.from_run is None
     assert not Run(tmp_path).finished_result(dict(small()))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", '{"metrics": 5, "validated_on": "holdout"}'),
+        ("result.json", '{"metrics": {}}'),
+        ("result.json", "["),
+        ("config.yaml", "model: 5"),
+        ("config.yaml", "a: b"),
+    ],
+)
+def test_a_damaged_file_is_named(small, tmp_path, name, content):
+    Run(tmp_path).save_config(small())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RunFolderError, match=rf"{name} is damaged\. To train anew: rm -r"):
+        _ = Run(tmp_path).config, Run(tmp_path).metrics

@@ -57,7 +57,11 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """The content of result.json, empty where the run has not finished."""
-        return read_json(self.path / "result.json")
+        path = self.path / "result.json"
+        result = read_json(path)
+        if result and not (isinstance(result.get("metrics"), dict) and "validated_on" in result):
+            raise RunFolderError(f"{path} is damaged. To train anew: rm -r {self}")
+        return result
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -86,7 +90,9 @@ class Run:
             raise RunFolderError(f"{self} is no run's folder: it has no config.yaml.") from None
         except (yaml.YAMLError, ValueError):
             config = None
-        if not isinstance(config, dict) or not config:
+        if not isinstance(config, dict) or not all(
+            isinstance(config.get(key), dict) for key in ("model", "data", "trainer")
+        ):
             raise RunFolderError(f"{self}/config.yaml is damaged. To train anew: rm -r {self}")
         return {str(key): value for key, value in config.items()}
 
