@@ -539,6 +539,48 @@ def test_a_second_signal_leaves_at_once(small, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+KILLED_WRITING = """
+import os, signal, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from test_resume import At
+from convnets.runs import Run
+from convnets.training import train
+
+replace = Path.replace
+
+
+def killed(file=None, to=None):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm():
+    if sys.argv[2] == "half written":
+        os.fsync = killed  # the first of a checkpoint
+    else:
+        Path.replace = lambda path, to: killed() if path.name == ".last.ckpt.incoming" else replace(path, to)
+
+
+train(Run(Path("stored")).config, Path("run"), [At(6, arm)])
+"""
+
+
+@pytest.mark.parametrize("when", ["half written", "between the two names"])
+def test_a_process_killed_while_it_writes_a_checkpoint_goes_on(small, tmp_path, when):
+    config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.limit_train_batches=null")
+    (tmp_path / "stored").mkdir()
+    Run(tmp_path / "stored").save_config(config)
+    command = [sys.executable, "-c", KILLED_WRITING, str(ROOT / "tests"), when]
+    assert subprocess.run(command, cwd=tmp_path, timeout=90).returncode == -signal.SIGKILL
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert (checkpoints / ".last.ckpt.incoming").exists()
+    assert (checkpoints / "last.ckpt").exists() == (when == "half written")
+    train(config, tmp_path / "run")
+    train(config, tmp_path / "whole")
+    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+
+
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
