@@ -32,9 +32,6 @@ def main() -> int:
 
         run = load_run(arguments.run, arguments.trust)
         answers = list(predict(run, find_pictures(arguments.images), arguments.background))
-        if not answers:
-            print("There is no PNG or JPEG file in there.", file=sys.stderr)
-            return 1
         print(json.dumps(as_records(answers), indent=2) if arguments.json else f"{run}\n{as_table(answers)}")
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
         for refusal in refusals:

@@ -12,6 +12,7 @@ parser.add_argument("run", metavar="RUN", help="a run's folder, its name in outp
 parser.add_argument(
     "changes",
     nargs="*",
+    default=[],
     metavar="KEY=VALUE",
     help="trainer.max_epochs=20 adds epochs to a run (a finished one needs the checkpoint.keep=true it was trained "
     "with); checkpoint.every_seconds=5 and the like change what decides no result",

@@ -99,6 +99,14 @@ def test_a_comparison_counts_who_is_right_where(adam, small, tmp_path_factory):
     assert f"only A {comparison['only_a_right']}, only B {comparison['only_b_right']}" in table
 
 
+def test_accuracies_on_other_images_are_not_subtracted(adam, small, tmp_path_factory):
+    held_out = trained(small, tmp_path_factory, "trainer.max_epochs=1", "data.holdout=100")
+    table = comparison_as_table(adam, held_out, compare(adam, held_out))
+    lines = {line.split()[0]: line for line in table.splitlines() if "/" in line and line.startswith("  ")}
+    assert lines["val/accuracy"].endswith("   on other images")
+    assert "B - A" in lines["train/accuracy"]
+
+
 def test_predictions_of_other_weights_are_not_reused(adam):
     before = evaluate(adam)["weights_sha256"]
     (adam.path / "predictions-test.csv").write_text("label,predicted,probability\n0,1,1\n")

@@ -127,6 +127,11 @@ def test_what_is_no_picture_is_named_and_the_others_are_answered(run, tmp_path):
     assert as_records(answers)[3] == {"file": str(absent), "error": "there is no such file"}
 
 
+def test_a_folder_without_pictures_is_named(run, tmp_path):
+    (answer,) = predict(run, find_pictures([tmp_path]))
+    assert answer == Refusal(tmp_path, "there is no PNG or JPEG file in it")
+
+
 def test_folders_are_searched_for_pictures(tmp_path):
     (tmp_path / "deep").mkdir()
     for name in ("b.PNG", "a.jpeg", "deep/c.jpg", "notes.txt"):

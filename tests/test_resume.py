@@ -302,17 +302,26 @@ def test_out_of_memory_says_what_to_change(small, tmp_path):
     assert Run(tmp_path).status["state"] == "out_of_memory"
 
 
-def test_divergence_marks_the_run_failed_and_keeps_the_last_good_checkpoint(small, tmp_path):
-    def ruin():
-        with torch.no_grad():
-            at.network[0].weight.fill_(float("nan"))
+class RuinAt(lightning.Callback):
+    """Makes the weights NaN before a training step, and so its loss."""
 
-    at = At(5, ruin)
-    at.setup = lambda trainer, pl_module, stage: setattr(at, "network", pl_module.network)
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.epoch_loop.total_batch_idx + 1 == self.step:
+            with torch.no_grad():
+                next(pl_module.parameters()).fill_(float("nan"))
+
+
+@pytest.mark.parametrize(("words", "step"), [((), 8), ((EACH_STEP,), 10)])
+def test_divergence_marks_the_run_failed_and_keeps_the_last_good_checkpoint(small, tmp_path, words, step):
     with pytest.raises(RuntimeError, match="diverged"):
-        train(small(), tmp_path, [at])
+        train(small("trainer.limit_train_batches=null", *words), tmp_path, [RuinAt(11)])
     assert Run(tmp_path).status["state"] == "failed"
-    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 3
+    last = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == step
+    assert all(weights.isfinite().all() for weights in last["state_dict"].values())
 
 
 def test_a_clock_moved_back_is_said_and_keeps_tensorboards_points_in_order(small, tmp_path, caplog):
@@ -410,6 +419,9 @@ def test_what_cannot_be_extended_says_why_and_what_can_be_done(small, tmp_path):
         ("planned", "model.lr=1", r"model\.lr decides what is learned"),
         ("planned", "trainer.max_epochs=many", r"trainer\.max_epochs must be a whole number"),
         ("planned", "nonsense=1", "no KEY=VALUE with a key of"),
+        ("planned", "trainer.max_epochs=[1", r"trainer\.max_epochs cannot be set to '\[1': it is no value"),
+        ("planned", "model=vgg", "model holds several keys, got 'vgg': set one of them"),
+        ("planned", "callbacks=none", "callbacks holds several keys, got 'none'"),
     ):
         with pytest.raises(ConfigurationError, match=said):
             extend(Run(tmp_path / path), [change])
@@ -527,6 +539,48 @@ def test_a_second_signal_leaves_at_once(small, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+KILLED_WRITING = """
+import os, signal, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from test_resume import At
+from convnets.runs import Run
+from convnets.training import train
+
+replace = Path.replace
+
+
+def killed(file=None, to=None):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm():
+    if sys.argv[2] == "half written":
+        os.fsync = killed  # the first of a checkpoint
+    else:
+        Path.replace = lambda path, to: killed() if path.name == ".last.ckpt.incoming" else replace(path, to)
+
+
+train(Run(Path("stored")).config, Path("run"), [At(6, arm)])
+"""
+
+
+@pytest.mark.parametrize("when", ["half written", "between the two names"])
+def test_a_process_killed_while_it_writes_a_checkpoint_goes_on(small, tmp_path, when):
+    config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.limit_train_batches=null")
+    (tmp_path / "stored").mkdir()
+    Run(tmp_path / "stored").save_config(config)
+    command = [sys.executable, "-c", KILLED_WRITING, str(ROOT / "tests"), when]
+    assert subprocess.run(command, cwd=tmp_path, timeout=90).returncode == -signal.SIGKILL
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert (checkpoints / ".last.ckpt.incoming").exists()
+    assert (checkpoints / "last.ckpt").exists() == (when == "half written")
+    train(config, tmp_path / "run")
+    train(config, tmp_path / "whole")
+    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+
+
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -595,6 +649,17 @@ def test_a_planted_checkpoint_runs_nothing(small, tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
+def test_a_planted_checkpoint_writes_nowhere_else(small, tmp_path):
+    path = interrupted_run(small(), tmp_path / "run")
+
+    def plant(checkpoint):
+        checkpoint["callbacks"]["Checkpoints"]["last_path"] = str(tmp_path / "pwned")
+
+    rewrite(path, plant)
+    train(small(), tmp_path / "run")
+    assert not (tmp_path / "pwned").exists()
+
+
 def test_planted_weights_run_nothing(small, tmp_path):
     train(small(), tmp_path / "run")
     torch.save(Planted(tmp_path / "pwned"), tmp_path / "run" / "weights.safetensors")
@@ -611,6 +676,10 @@ def test_planted_weights_run_nothing(small, tmp_path):
         {"callbacks": {"mine": {"_target_": "os.mkdir", "path": "pwned"}}},
         {"logger": {"tensorboard": {"nested": [{"deep": [{"_target_": "os.mkdir"}]}]}}},
         {"model": {"name": "${oc.env:HOME}"}},
+        {"optimizer": {"_args_": ["${oc.create:{_target_: os.mkdir, path: pwned}}"]}},
+        {"optimizer": {"params": [["${oc.create:{_target_: os.mkdir, path: pwned}}"]]}},
+        {"model": {"_target_": ["os.mkdir"]}},
+        {"model": {"_target_": {"name": "os.mkdir"}}},
     ],
 )
 def test_a_planted_configuration_calls_nothing(small, tmp_path, planted, monkeypatch):
@@ -618,7 +687,9 @@ def test_a_planted_configuration_calls_nothing(small, tmp_path, planted, monkeyp
 
     path = tmp_path / "run"
     train(small(), path)
-    stored = OmegaConf.merge(OmegaConf.load(path / "config.yaml"), planted)
+    stored = OmegaConf.load(path / "config.yaml")
+    for section, values in planted.items():
+        stored[section].update(values)
     (path / "config.yaml").write_text(OmegaConf.to_yaml(stored))
     (path / "result.json").unlink()
     monkeypatch.chdir(tmp_path)

@@ -28,6 +28,8 @@ def test_a_run_is_found_by_folder_name_latest_and_best(outputs, caplog):
     assert load_run("first").path == load_run(outputs / "runs" / "first").path.relative_to(outputs.parent)
     os.utime(outputs / "sweeps" / "lr" / "a" / "status.json", (2**32, 2**32))
     assert load_run("latest").path.name == "a"
+    (outputs / "runs" / "first" / "status.json").unlink()  # as in a run killed before it wrote one
+    assert load_run("latest").path.name == "a"
     assert load_run("best:lr").path.name == "b"
     assert load_run("best:outputs/sweeps/lr").path.name == "b"
     assert "is the best of 2 on the test split itself: its accuracy flatters" in caplog.text
@@ -82,3 +84,20 @@ def test_a_run_from_before_a_key_existed_has_its_default(small, tmp_path):
     assert Run(tmp_path).config.checkpoint.every_seconds == 60
     assert Run(tmp_path).config.init.from_run is None
     assert not Run(tmp_path).finished_result(dict(small()))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", '{"metrics": 5, "validated_on": "holdout"}'),
+        ("result.json", '{"metrics": {}}'),
+        ("result.json", "["),
+        ("config.yaml", "model: 5"),
+        ("config.yaml", "a: b"),
+    ],
+)
+def test_a_damaged_file_is_named(small, tmp_path, name, content):
+    Run(tmp_path).save_config(small())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RunFolderError, match=rf"{name} is damaged\. To train anew: rm -r"):
+        _ = Run(tmp_path).config, Run(tmp_path).metrics

@@ -185,22 +185,23 @@ def check_targets(config: Any, trusted: Sequence[str], source: str) -> None:
     Raises:
         ConfigurationError: a target is neither in conf/ nor trusted.
     """
-    allowed = {*shipped_targets(), *trusted, None}
-    for key, value in flatten(config).items():
-        in_lists = [item for item in value if isinstance(item, (dict, list))] if isinstance(value, list) else []
-        for item in in_lists:
-            check_targets(
-                {str(index): child for index, child in enumerate(item)} if isinstance(item, list) else item,
-                trusted,
-                source,
-            )
+    allowed = [*shipped_targets(), *trusted, None]
+    for key, value in _nodes(config):
         if key.rpartition(".")[2] == "_target_" and value not in allowed:
             raise ConfigurationError(
                 f"{source} calls {value!r} ({key}), which no file in {CONFIG_DIR} does, so nothing was called. If you "
                 f"know who wrote it: --trust {value}"
             )
-        if isinstance(value, str) and "${" in value:
+        if isinstance(value, str) and "${" in value:  # which may make a mapping with a target, in a list too
             raise ConfigurationError(f"{source} is not resolved: {key}={value}. A run's own configuration is.")
+
+
+def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """All that is in nested mappings and lists, they themselves included, with dotted keys."""
+    yield key, node
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for name, child in children:
+        yield from _nodes(child, f"{key}.{name}" if key else str(name))
 
 
 @functools.cache

@@ -208,8 +208,11 @@ def comparison_as_table(a: Run, b: Run, comparison: Mapping[str, Any]) -> str:
     width = max(map(len, [*comparison["configuration"], *comparison["metrics"]]), default=0)
     lines += [f"  {key:{width}}  {x} | {y}" for key, (x, y) in comparison["configuration"].items()] or ["  the same"]
     lines += ["", "final metrics"]
+    other_images = {"data.holdout", "data.split_seed"} & comparison["configuration"].keys()
     for name, (x, y) in comparison["metrics"].items():
         difference = f"   B - A {y - x:+.4f}" if None not in (x, y) else ""
+        if other_images and name.startswith("val/"):
+            difference = "   on other images"
         lines.append(f"  {name:{width}}  {_number(x)} | {_number(y)}{difference}")
     only_a, only_b = comparison["only_a_right"], comparison["only_b_right"]
     neither = comparison["num_images"] - comparison["both_right"] - only_a - only_b

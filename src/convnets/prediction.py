@@ -36,13 +36,14 @@ class Refusal:
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """The files among the paths, and the PNG and JPEG files in the folders among them, in order."""
+    """The files among the paths, and the PNG and JPEG files in the folders among them, in order.
+
+    A folder without any stays itself, to be refused.
+    """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        else:
-            found.append(path)
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else []
+        found += inside or [path]
     return found
 
 
@@ -66,6 +67,8 @@ def predict(run: Run, paths: Sequence[Path], background: str = "auto") -> Iterat
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "there is no PNG or JPEG file in it"
     if isinstance(error, UnidentifiedImageError):
         return "is no picture that can be read"
     return str(error).rstrip(".")

@@ -57,7 +57,11 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """The content of result.json, empty where the run has not finished."""
-        return read_json(self.path / "result.json")
+        path = self.path / "result.json"
+        result = read_json(path)
+        if result and not (isinstance(result.get("metrics"), dict) and "validated_on" in result):
+            raise RunFolderError(f"{path} is damaged. To train anew: rm -r {self}")
+        return result
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -86,7 +90,9 @@ class Run:
             raise RunFolderError(f"{self} is no run's folder: it has no config.yaml.") from None
         except (yaml.YAMLError, ValueError):
             config = None
-        if not isinstance(config, dict) or not config:
+        if not isinstance(config, dict) or not all(
+            isinstance(config.get(key), dict) for key in ("model", "data", "trainer")
+        ):
             raise RunFolderError(f"{self}/config.yaml is damaged. To train anew: rm -r {self}")
         return {str(key): value for key, value in config.items()}
 
@@ -215,7 +221,7 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
     if text == "latest":
         if not folders:
             raise RunFolderError("There is no run in outputs/ yet: python scripts/train.py makes one.")
-        return Run(max(folders, key=lambda folder: (folder / "status.json").stat().st_mtime), trust)
+        return Run(max(folders, key=_last_change), trust)
     if text.startswith("best:"):
         return _best_of(outputs / "sweeps", text.removeprefix("best:"), trust)
     found = [folder for folder in folders if folder.name == text]
@@ -225,6 +231,11 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
         several = f": {', '.join(map(str, found))}" if found else ""
         raise RunFolderError(f"There {'are several runs' if found else 'is no run'} {text}{several}.{hint}")
     return Run(found[0], trust)
+
+
+def _last_change(folder: Path) -> float:
+    status_path = folder / "status.json"  # which a run killed in its first moment has not
+    return (status_path if status_path.exists() else folder / "config.yaml").stat().st_mtime
 
 
 def _best_of(sweeps_dir: Path, name: str, trust: Sequence[str]) -> Run:

@@ -42,7 +42,7 @@ from convnets.callbacks import (
 )
 from convnets.callbacks.progress import count, duration
 from convnets.classifier import Classifier
-from convnets.configuration import RULES, ConfigurationError, content, content_hash
+from convnets.configuration import RULES, SWITCHES, ConfigurationError, content, content_hash
 from convnets.runs import Run, RunFolderError
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,14 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
     before = content(config)
     for change in changes:
         key, separator, value = change.partition("=")
-        if not separator or OmegaConf.select(config, key, default=_Status) is _Status:
+        if not separator or (current := OmegaConf.select(config, key, default=_Status)) is _Status:
             raise ConfigurationError(f"{change!r} is no KEY=VALUE with a key of {run}/config.yaml.")
-        parsed = yaml.safe_load(value)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigurationError(f"{key} cannot be set to {value!r}: it is no value.") from None
+        if OmegaConf.is_dict(current) and not (key.startswith(SWITCHES) and parsed in (None, False)):
+            raise ConfigurationError(f"{key} holds several keys, got {parsed!r}: set one of them.")
         if key in RULES and not RULES[key].allows(parsed):
             raise ConfigurationError(f"{key} must be {RULES[key].wording}, got {parsed!r}.")
         OmegaConf.update(config, key, parsed)

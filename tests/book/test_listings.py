@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -32,6 +33,14 @@ def test_a_wrong_value_planted_in_a_listing_is_found(listing):
     assert not good
     assert "DIFFERENT" in table
     assert "1 values: 1 DIFFERENT" in table
+
+
+def test_matrices_and_layers_are_printed_a_row_a_line():
+    chosen = [listing for listing in LISTINGS if listing.name in ("the edge image", "LeNet, layer by layer")]
+    table, _ = listings.as_table(chosen)
+    assert len(re.findall(r" same +$", table, re.MULTILINE)) == 2
+    assert len(re.findall(r"\[1, 1, 0, 0, 0, 0, 1, 1\]\S*\s+\[+1, 1, 0, 0, 0, 0, 1, 1\]", table)) == 6
+    assert re.search(r"Conv2d 16x10x10 +Conv2d 16x10x10 *$", table, re.MULTILINE)
 
 
 def test_every_section_of_the_book_is_there():

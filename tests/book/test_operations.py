@@ -132,11 +132,15 @@ BAD_SHAPES = [
     (lambda: corr2d_multi_in_out(ONE[None], ONE[None]), "The kernel bank must have 4 dimensions"),
     (
         lambda: corr2d_multi_in_out_1x1(ONE[None], torch.ones(2, 1, 2, 2)),
-        "must be 1x1x1 each for this image, got 1x2x2",
+        "must be 1x1x1 each for this image, got a bank of 2x1x2x2",
     ),
     (lambda: pool2d(ONE, (4, 1)), r"A 4x1 window with stride \(1, 1\) does not fit the padded image \(3x3\)"),
     (lambda: pool2d(ONE, (2, 2), stride=(0, 1)), "does not fit"),
     (lambda: pool2d(ONE, (2, 2), "min"), "The mode must be max or avg, got 'min'"),
+    (lambda: pool2d(ONE, (2, 2), padding=(2, 0)), r"from 0 to half of the 2x2 window, got \(2, 0\)"),
+    (lambda: pool2d(ONE, (2, 2), padding=(0, -1)), r"from 0 to half of the 2x2 window, got \(0, -1\)"),
+    (lambda: corr2d_multi_in(torch.ones(0, 3, 3), torch.ones(0, 2, 2)), "0 channels and the kernel 0: .* at least one"),
+    (lambda: learn_kernel(ONE[0], ONE), r"The image must have 2 dimensions \(height, width\), got 3"),
     (lambda: learn_kernel(ONE, ONE), "The target must be 3x2 for this image and kernel, got 3x3"),
 ]
 

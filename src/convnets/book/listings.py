@@ -63,13 +63,14 @@ def listing(section: str, name: str, book: Any) -> Callable[[Callable[[], Any]],
 
 def as_table(listings: Sequence[Listing]) -> tuple[str, bool]:
     """Format section, listing, the book's value, ours, and whether they are the same; and say whether all are."""
-    table = rich.table.Table("", "listing", "the book", "ours", "", box=rich.box.SIMPLE, expand=False)
+    listing_column = rich.table.Column("listing", width=26)  # leaves the widest matrix its rows
+    table = rich.table.Table("section", listing_column, "the book", "ours", "same?", box=rich.box.SIMPLE, expand=False)
     differing = 0
     for listing in listings:
         ours, same = listing.ours, listing.same
         differing += not same
         table.add_row(listing.section, listing.name, _text(listing.book), _text(ours), "same" if same else "DIFFERENT")
-    console = rich.console.Console(width=max(100, rich.console.Console().width), highlight=False, markup=False)
+    console = rich.console.Console(width=max(106, rich.console.Console().width), highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)
     verdict = "all the same" if not differing else f"{differing} DIFFERENT"
@@ -77,7 +78,10 @@ def as_table(listings: Sequence[Listing]) -> tuple[str, bool]:
 
 
 def _text(value: Any) -> str:
-    return re.sub(r"\.0\b", "", str(value)).replace("'", "").replace("True", "yes").replace("False", "no")
+    """The value as the book prints it: a row of a matrix, or a layer, a line."""
+    text = re.sub(r"\.0\b", "", str(value)).replace("'", "").replace("True", "yes").replace("False", "no")
+    is_layers = isinstance(value, list) and any(" " in str(item) and isinstance(item, str) for item in value)
+    return text.strip("[]").replace(", ", "\n") if is_layers else re.sub(r"(\]+), ", r"\1,\n", text)
 
 
 def counting(*shape: int, start: int = 0) -> Tensor:

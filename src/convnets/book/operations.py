@@ -63,8 +63,10 @@ def corr2d_multi_in(image: Float[Tensor, "C H W"], kernel: Float[Tensor, "C h w"
     """
     _need_dimensions("the image", image, 3, "(channels, height, width)")
     _need_dimensions("the kernel", kernel, 3, "(channels, height, width)")
-    if len(image) != len(kernel):
-        raise ValueError(f"The image has {len(image)} channels and the kernel {len(kernel)}: they must be as many.")
+    if len(image) != len(kernel) or len(image) == 0:
+        raise ValueError(
+            f"The image has {len(image)} channels and the kernel {len(kernel)}: they must be as many, and at least one."
+        )
     total = corr2d(image[0], kernel[0])
     for channel, its_kernel in zip(image[1:], kernel[1:], strict=True):
         total = total + corr2d(channel, its_kernel)
@@ -96,7 +98,7 @@ def corr2d_multi_in_out_1x1(image: Float[Tensor, "C H W"], kernels: Float[Tensor
     _need_dimensions("the image", image, 3, "(channels, height, width)")
     _need_dimensions("the kernel bank", kernels, 4, "(output channels, input channels, 1, 1)")
     if kernels.shape[1:] != (len(image), 1, 1):
-        raise ValueError(f"The kernels must be {len(image)}x1x1 each for this image, got {_size(kernels[0])}.")
+        raise ValueError(f"The kernels must be {len(image)}x1x1 each for this image, got a bank of {_size(kernels)}.")
     channels, height, width = image.shape
     pixels = image.reshape(channels, height * width)
     weights = kernels.reshape(len(kernels), channels)
@@ -123,6 +125,8 @@ def pool2d(
     if mode not in ("max", "avg"):
         raise ValueError(f"The mode must be max or avg, got {mode!r}.")
     (h, w), (down, right) = window, padding
+    if not (0 <= down <= h // 2 and 0 <= right <= w // 2):
+        raise ValueError(f"The padding must be from 0 to half of the {h}x{w} window, got {padding}.")
     outside = float("-inf") if mode == "max" else 0.0
     padded = nn.functional.pad(image, (right, right, down, down), value=outside)
     if min(h, w, *stride) < 1 or h > padded.shape[0] or w > padded.shape[1]:
@@ -171,11 +175,13 @@ def learn_kernel(
         The kernel, and the loss before each step.
 
     Raises:
-        ValueError: the target has not the size that such a kernel gives.
+        ValueError: not two dimensions each, or the target has not the size that such a kernel gives.
 
     Source: Dive into Deep Learning 7.2.4.
     """
     kernel = torch.rand(1, 2) if start is None else torch.tensor(start)
+    _need_dimensions("the image", image, 2, "(height, width)")
+    _need_dimensions("the kernel to start from", kernel, 2, "(height, width)")
     expected = (image.shape[0] - kernel.shape[0] + 1, image.shape[1] - kernel.shape[1] + 1)
     if target.shape != expected:
         raise ValueError(

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from convnets.atomic import replacing
+from convnets.callbacks.finite_loss import check_finite
 from convnets.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -237,6 +238,7 @@ class Checkpoints(Checkpoint):
             wishes = torch.tensor([float(received), float(due)], device=pl_module.device)
             received, due = (int(wish) for wish in trainer.strategy.reduce(wishes, reduce_op="max").tolist())
         if due or received:
+            check_finite(trainer, pl_module, "train")
             self._save(trainer, self.last_path)
             self._leave_if_asked(trainer, received)
 
@@ -311,5 +313,5 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it over from a checkpoint."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        for name in self.state_dict():
+            setattr(self, name, state_dict[name])

@@ -17,7 +17,7 @@ class FiniteLoss(Callback):
     """Raises when the loss of an epoch is not finite, before its checkpoint is written.
 
     The epoch's running sum on the device is the flag: one NaN or infinite batch makes it so, and reading it once an
-    epoch costs nothing.
+    epoch costs nothing. `Checkpoints` reads it before it saves inside an epoch.
     """
 
     def on_train_batch_end(
@@ -25,18 +25,24 @@ class FiniteLoss(Callback):
     ) -> None:
         """Check the training loss after the epoch's last batch."""
         if trainer.is_last_batch:
-            self._check(trainer, pl_module, "train")
+            check_finite(trainer, pl_module, "train")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Check the validation loss: the very last step may have ruined the weights."""
-        self._check(trainer, pl_module, "val")
+        check_finite(trainer, pl_module, "val")
 
-    def _check(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, Classifier)
-        loss = pl_module.metrics(stage)[f"{stage}/loss"]
-        if not math.isfinite(loss):
-            rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else float("nan")
-            raise NonFiniteLossError(
-                f"{stage}/loss became {loss} in epoch {trainer.current_epoch + 1}: the training has diverged. "
-                f"Lower model.lr (it was {rate:g}) or set trainer.gradient_clip_val=1."
-            )
+
+def check_finite(trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    """Look at the stage's running loss.
+
+    Raises:
+        NonFiniteLossError: it is NaN or infinite; on all ranks at once.
+    """
+    assert isinstance(pl_module, Classifier)
+    loss = pl_module.metrics(stage)[f"{stage}/loss"]
+    if not math.isfinite(loss):
+        rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else float("nan")
+        raise NonFiniteLossError(
+            f"{stage}/loss became {loss} in epoch {trainer.current_epoch + 1}: the training has diverged. "
+            f"Lower model.lr (it was {rate:g}) or set trainer.gradient_clip_val=1."
+        )
