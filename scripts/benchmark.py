@@ -18,7 +18,9 @@ parser.add_argument("--quick", action="store_true", help="the main contenders, o
 parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(all)")
 parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="(all)")
 parser.add_argument("--repetitions", type=int, default=3, help="of each measurement (3)")
-parser.add_argument("--growth", action="store_true", help="only how pace and memory grow with batch and image size")
+parser.add_argument(
+    "--growth", action="store_true", help="instead: how pace and memory change with batch and image size"
+)
 
 
 def main() -> int:
@@ -29,10 +31,10 @@ def main() -> int:
     folder = Path("outputs/benchmarks") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     benchmark = Benchmark(folder, lambda line: print(line, flush=True))
     repetitions = 1 if arguments.quick else arguments.repetitions
-    if not arguments.growth:
-        benchmark.compare(arguments.models, arguments.contenders, repetitions, arguments.quick)
-    if arguments.growth or not arguments.quick:
+    if arguments.growth:
         benchmark.grow(repetitions)
+    else:
+        benchmark.compare(arguments.models, arguments.contenders, repetitions, arguments.quick)
     print("", *benchmark.report(), "", f"written to {folder}", sep="\n")
     return 0
 

@@ -74,6 +74,13 @@ class Classifier(lightning.LightningModule):
         self.val_tally = Tally()
         self.test_tally = Tally()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes each hook's name here, twice a hook: not by the long way of modules and parameters."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         """Score images (N, C, H, W) in [0, 1]: (N, num_classes)."""
         return self.network(images.to(memory_format=self.memory_format))

@@ -12,6 +12,7 @@ from typing import Any
 
 from convnets.benchmark.marks import Marks, Task, peak_mib, reset_peak
 from convnets.configuration import CONFIG_DIR, compose, main
+from convnets.memory import keep_freed_memory
 
 INSTALL_D2L = "pip install --no-deps d2l && pip install pandas requests ipython matplotlib-inline scipy"
 
@@ -86,6 +87,7 @@ def _bare(task: Task, marks: Marks) -> None:
 
     marks.imported(started)
     marks.watch()
+    keep_freed_memory()
     config, datamodule, network = _parts(task)
     datamodule.setup()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

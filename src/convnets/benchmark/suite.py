@@ -16,7 +16,7 @@ from convnets.benchmark.measuring import interleaved, measure
 NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES, NUM_EPOCHS = 60_000, 10_000, 10
 MODELS: Mapping[str, str] = {"lenet": "LeNet@28", "vgg": "VGG@224", "resnet18": "ResNet18@96"}
 # Of one epoch: steps before the measured ones, steps in all, validation batches. On a GPU the first epoch is whole.
-SIZES = {"lenet": (30, 468, 78), "vgg": (1, 5, 3), "resnet18": (2, 10, 5)}
+SIZES = {"lenet": (30, 468, 78), "vgg": (2, 6, 3), "resnet18": (3, 12, 5)}
 QUICK_SIZES = {"lenet": (20, 150, 20), "vgg": (1, 2, 2), "resnet18": (1, 4, 3)}
 GPU_SIZE = (100, 468, 78)
 WARM_UP_COMPILED = 3  # more: the first steps of a compiled network are slow again when a guard fails

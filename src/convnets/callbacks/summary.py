@@ -92,7 +92,7 @@ def _test(trainer: lightning.Trainer, classifier: Classifier, datamodule: Any) -
     dataset, size = datamodule.splits["test"], datamodule.batch_size
     limit: Any = trainer.limit_test_batches
     num_batches = limit if isinstance(limit, int) else int(limit * -(-len(dataset) // size))
-    images, labels = dataset[slice(num_batches * size)]
+    images, labels = (part[: num_batches * size] for part in (dataset.images, dataset.labels))
     entered: list[Tensor] = []
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))

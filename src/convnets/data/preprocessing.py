@@ -13,7 +13,7 @@ def to_network_input(images: Tensor, size: int) -> Tensor:
     """
     if images.shape[-2:] != (size, size):
         images = resize(images, [size, size], antialias=True)
-    return images.float().div_(255)
+    return images.div(255)
 
 
 def shift_flip(images: Tensor, generator: torch.Generator, max_shift: int = 2) -> Tensor:

@@ -17,7 +17,7 @@ def derive_seed(*parts: int | str) -> int:
 
 
 class ImageBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels in memory, to be indexed with the numbers of a whole batch."""
+    """Images and labels in memory, to be indexed with the numbers (N,) of a whole batch."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         assert len(images) == len(labels)
@@ -30,7 +30,7 @@ class ImageBatches(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         if self.images.is_cuda:
             indices = indices.to(self.images.device, non_blocking=True)
-        return self.images[indices], self.labels[indices]
+        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
     def to(self, device: torch.device) -> "ImageBatches":
         """The same images on the device."""
