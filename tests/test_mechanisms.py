@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.tensorboard import SummaryWriter
 
-from convnets.building import build_classifier, build_datamodule
+from convnets.building import STEP_HOOKS, build_classifier, build_datamodule, build_trainer
 from convnets.configuration import ConfigurationError
 from convnets.data import FashionMNISTSampleDataModule
 from convnets.data.sampling import ImageBatches
@@ -96,6 +96,16 @@ def test_logging_goes_by_the_epoch_not_by_the_step(compose, tmp_path, monkeypatc
         seen.append(dict(calls))
     assert seen[0] == seen[1]
     assert seen[0]["add_scalar"] > 0
+
+
+def test_lightning_passes_over_the_hooks_of_a_step_that_do_nothing(compose, tmp_path):
+    trainer = build_trainer(compose(*EVERYTHING_ON), tmp_path)
+    ours = [callback for callback in trainer.callbacks if type(callback).__module__.startswith("convnets.")]
+    assert len(ours) > 8
+    for callback in ours:
+        for name in STEP_HOOKS:
+            is_ours = getattr(type(callback), name) is not getattr(Callback, name)
+            assert callable(getattr(callback, name)) == is_ours, (callback, name)
 
 
 def test_images_lie_on_a_gpu_that_has_room(monkeypatch):

@@ -85,6 +85,12 @@ def test_the_traceback_is_there_for_who_asks(run_script):
     assert "Traceback" in finished.stderr
 
 
+def test_a_reader_that_has_had_enough_is_no_error():
+    command = f"{sys.executable} {ROOT / 'scripts' / 'reproduce.py'} 7.5 | true"
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert finished.stderr == ""
+
+
 def test_outside_the_environment_one_line_says_how_to_enter_it(tmp_path):
     command = [sys.executable, "-S", "-c", "import runpy; runpy.run_path('scripts/train.py', run_name='__main__')"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={})

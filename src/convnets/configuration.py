@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -442,6 +443,10 @@ def errors_explained(
     """
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads our output, such as head, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more at its end
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         message = None if with_traceback else explain(error, config_dir, config_name, overrides)
         if message is None:

@@ -347,6 +347,29 @@ def shares(names: Sequence[str], values: Sequence[float], xlabel: str, title: st
     return figure
 
 
+def growth(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Figure:
+    """Draw each quantity's median by the place on each curve, with lowest and highest: a column a curve.
+
+    Args:
+        curves: names to quantities to places to values.
+    """
+    figure = Figure(figsize=(3.2 * len(curves), 5), layout="constrained")
+    for column, (name, quantities) in enumerate(curves.items()):
+        for row, (quantity, values) in enumerate(quantities.items()):
+            axes = figure.add_subplot(2, len(curves), row * len(curves) + column + 1)
+            measured = {place: sorted(some) for place, some in values.items() if some}
+            middle = [float(np.median(some)) for some in measured.values()]
+            axes.plot(list(measured), middle, color=COLORS[row], marker="o")
+            axes.fill_between(
+                list(measured), [some[0] for some in measured.values()], [some[-1] for some in measured.values()],
+                color=COLORS[row], alpha=0.2,
+            )  # fmt: skip
+            axes.set(xlabel=name, ylabel=quantity, ylim=(0, None))
+            axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
+            axes.grid(alpha=0.3)
+    return figure
+
+
 def pixels(figure: Figure, dpi: float = 100) -> NDArray[np.uint8]:
     """Render a figure: (height, width, 3)."""
     figure.set_dpi(dpi)

@@ -119,6 +119,7 @@ def test_growth_is_a_table_of_each_quantity(benchmark, monkeypatch):
     monkeypatch.setattr(suite, "measure", lambda task: {"images_per_second": task.batch_size, "peak_mib": 5})
     benchmark.grow(1)
     report = "\n".join(benchmark.report())
-    assert "## Batch size\n\n| | 32 | 128 | 512 | 1024 | 4096 |\n" in report
+    assert "## By batch size\n\n| | 32 | 128 | 512 | 1024 | 4096 |\n" in report
     assert "| images/s | 32 | 128 | 512 | 1,024 | 4,096 |" in report
-    assert "## Workers, of Lightning as customary" in report
+    assert "## By workers of Lightning as customary" in report
+    assert (benchmark.folder / "growth.png").read_bytes()[1:4] == b"PNG"

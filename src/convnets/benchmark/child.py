@@ -1,4 +1,4 @@
-"""The process of one task: python -m convnets.benchmark.child TASK STARTED RESULT_PATH."""
+"""The process of one task: python -P child.py TASK STARTED RESULT_PATH."""
 
 import json
 import sys

@@ -30,6 +30,7 @@ def _overrides(task: Task) -> list[str]:
         "trainer.precision": task.precision,
         "trainer.limit_train_batches": task.num_steps,
         "trainer.limit_val_batches": task.num_val_batches,
+        "trainer.limit_test_batches": task.num_val_batches,  # of the dashboard's summary
         "data.batch_size": task.batch_size,
         "data.resize": task.resize,
         "compile": str(task.compile).lower(),

@@ -14,6 +14,7 @@ from typing import Any
 
 from convnets.benchmark.marks import Task
 
+CHILD = Path(__file__).with_name("child.py")
 LONGEST_SECONDS = 3600
 LAST_LINES = 3
 
@@ -32,7 +33,8 @@ def measure(task: Task) -> dict[str, Any]:
         reader = threading.Thread(target=_read, args=(ours, said))
         reader.start()
         started = time.monotonic()
-        command = [sys.executable, "-m", "convnets.benchmark.child", task.dumps(), str(started), str(result_path)]
+        # By its path: of a module Lightning would start the other ranks as that module. -P: not from that folder.
+        command = [sys.executable, "-P", str(CHILD), task.dumps(), str(started), str(result_path)]
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
         try:
             subprocess.run(

@@ -1,5 +1,6 @@
 """Which trainings are compared, and the report on them."""
 
+import io
 import json
 import socket
 import statistics
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from convnets import plots
 from convnets.atomic import write_atomically
 from convnets.benchmark.marks import Task
 from convnets.benchmark.measuring import interleaved, measure
@@ -17,7 +19,7 @@ NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES, NUM_EPOCHS = 60_000, 10_000, 10
 MODELS: Mapping[str, str] = {"lenet": "LeNet@28", "vgg": "VGG@224", "resnet18": "ResNet18@96"}
 # Of one epoch: steps before the measured ones, steps in all, validation batches. On a GPU the first epoch is whole.
 SIZES = {"lenet": (30, 468, 78), "vgg": (2, 6, 3), "resnet18": (3, 12, 5)}
-QUICK_SIZES = {"lenet": (20, 150, 20), "vgg": (1, 2, 2), "resnet18": (1, 4, 3)}
+QUICK_SIZES = {"lenet": (20, 150, 20), "vgg": (1, 3, 2), "resnet18": (1, 5, 2)}
 GPU_SIZE = (100, 468, 78)
 WARM_UP_COMPILED = 3  # more: the first steps of a compiled network are slow again when a guard fails
 BOOK_PACKAGE, FLOOR, FLOOR_BF16 = "d2l", "bare loop", "bare loop, bf16"
@@ -36,7 +38,9 @@ QUICK = {
     "vgg": ("ours", "ours, bf16"),
     "resnet18": ("ours", "ours, bf16", FLOOR),
 }
-FLOOR_OF = {"ours": FLOOR, "ours, bf16": FLOOR_BF16}
+FLOOR_OF = {"ours, bf16": FLOOR_BF16, "ours, bf16, compiled": FLOOR_BF16}  # of others: FLOOR
+
+GROWTH = "growth: "
 
 Figures = dict[str, Any]
 
@@ -105,17 +109,21 @@ class Benchmark:
                 for size in (28, 56, 96, 160, 224)
             },
             "processes": {str(ranks): replace(sized, num_ranks=ranks) for ranks in (1, 2)},
-            "workers, of Lightning as customary": {
+            "workers of Lightning as customary": {
                 str(workers): replace(sized, contender="customary", num_workers=workers) for workers in (0, 1, 2, 4)
             },
-            "memory of the data path, by image size": {
+            "image size, the data path alone": {
                 str(size): replace(sized, contender="data path", resize=size) for size in (28, 96, 224)
             },
         }
         for name, tasks in curves.items():
             names = {task: label for label, task in tasks.items()}
             for repetition, task in interleaved(list(names), num_repetitions):
-                self._measure(f"growth: {name}", names[task], repetition, task)
+                self._measure(f"{GROWTH}{name}", names[task], repetition, task)
+        picture = io.BytesIO()
+        drawn = {group.removeprefix(GROWTH): self._quantities(group) for group in self._growth()}
+        plots.growth(drawn).savefig(picture, format="png", dpi=120)
+        write_atomically(self.folder / "growth.png", picture.getvalue())
 
     def _measure(self, group: str, label: str, repetition: int, task: Task) -> None:
         figures = measure(task)
@@ -145,8 +153,10 @@ class Benchmark:
         for model, title in MODELS.items():
             if rows := self._comparison(model):
                 yield from ["", f"## {title}", "", *rows]
-        for group in dict.fromkeys(m.group for m in self.measurements if m.group.startswith("growth: ")):
-            yield from ["", f"## {group.removeprefix('growth: ').capitalize()}", "", *self._curve(group)]
+        if growth := self._growth():
+            yield from ["", "![images per second and memory](growth.png)"]
+        for group in growth:
+            yield from ["", f"## By {group.removeprefix(GROWTH)}", "", *self._curve(group)]
         if errors := {f"{m.group}, {m.label}": m.figures["error"] for m in self.measurements if "error" in m.figures}:
             yield from ["", "## Not measured", "", *(f"- {what}: {why}" for what, why in errors.items())]
 
@@ -204,15 +214,25 @@ class Benchmark:
         epoch = NUM_TRAINING_IMAGES / training + NUM_VALIDATION_IMAGES / validation
         return f"≈ {statistics.median(first.values()) + NUM_EPOCHS * epoch:,.0f} s"
 
+    def _growth(self) -> list[str]:
+        return list(dict.fromkeys(m.group for m in self.measurements if m.group.startswith(GROWTH)))
+
+    def _quantities(self, group: str) -> dict[str, dict[str, list[float]]]:
+        """Of each quantity that was measured: the values at each place of the curve."""
+        labels = dict.fromkeys(m.label for m in self.measurements if m.group == group)
+        names = {"images/s": "images_per_second", "memory, MiB": "peak_mib", "added memory, MiB": "data_path_mib"}
+        found = {
+            heading: {label: list(self.of(group, label, name).values()) for label in labels}
+            for heading, name in names.items()
+        }
+        return {heading: values for heading, values in found.items() if any(values.values())}
+
     def _curve(self, group: str) -> list[str]:
-        labels = list(dict.fromkeys(m.label for m in self.measurements if m.group == group))
-        names = {"images_per_second": "images/s", "peak_mib": "memory, MiB", "data_path_mib": "added memory, MiB"}
-        found = {name: {label: self.of(group, label, name) for label in labels} for name in names}
+        quantities = self._quantities(group)
+        labels = list(dict.fromkeys(label for values in quantities.values() for label in values))
         rows = [f"| | {' | '.join(labels)} |", f"|---|{'--:|' * len(labels)}"]
-        for name, heading in names.items():
-            if any(found[name].values()):
-                cells = [spread(found[name][label].values(), ",.0f") for label in labels]
-                rows.append(f"| {heading} | {' | '.join(cells)} |")
+        for heading, values in quantities.items():
+            rows.append(f"| {heading} | {' | '.join(spread(values[label], ',.0f') for label in labels)} |")
         return rows
 
 
