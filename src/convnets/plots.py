@@ -364,7 +364,7 @@ def growth(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) ->
                 list(measured), [some[0] for some in measured.values()], [some[-1] for some in measured.values()],
                 color=COLORS[row], alpha=0.2,
             )  # fmt: skip
-            axes.set(xlabel=name, ylabel=quantity, ylim=(0, None))
+            axes.set(xlabel=name, ylabel=quantity, ylim=(0, 1.1 * max(max(some) for some in measured.values())))
             axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
             axes.grid(alpha=0.3)
     return figure

@@ -109,10 +109,10 @@ class Benchmark:
                 for size in (28, 56, 96, 160, 224)
             },
             "processes": {str(ranks): replace(sized, num_ranks=ranks) for ranks in (1, 2)},
-            "workers of Lightning as customary": {
+            "workers (customary)": {
                 str(workers): replace(sized, contender="customary", num_workers=workers) for workers in (0, 1, 2, 4)
             },
-            "image size, the data path alone": {
+            "image size (data only)": {
                 str(size): replace(sized, contender="data path", resize=size) for size in (28, 96, 224)
             },
         }
