@@ -5,6 +5,7 @@ from collections import Counter
 import lightning
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.tensorboard import SummaryWriter
@@ -149,9 +150,22 @@ def test_without_a_compiler_compiling_is_refused(small, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["lenet", "vgg", "resnet18"])
-def test_compiled_for_this_processor_a_training_learns_the_same(small, tmp_path, model):
-    options = (f"model={model}", "data.resize=32", "data.batch_size=32")
-    compiled, plain = (
-        train(small(*options, f"compile={flag}"), tmp_path / flag)["metrics"]["val/loss"] for flag in ("true", "false")
+def test_compiled_for_this_processor_gradients_are_as_exact_as_without(small, model):
+    """Against float64: over several steps batch norm makes large differences of the last bits of either."""
+    options = (f"model={model}", "data.resize=32", *(["model.dropout=0.0"] if model == "vgg" else []))
+    compiled, plain, exact = (
+        build_classifier(config, build_datamodule(config))
+        for config in (small(*options, f"compile={flag}") for flag in ("true", "false", "false"))
     )
-    assert compiled == pytest.approx(plain, abs=1e-3 if model != "vgg" else 0.05)  # dropout draws other numbers
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(32, 1, 32, 32, generator=generator).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (32,), generator=generator)
+    for classifier, pixels in ((compiled, images), (plain, images), (exact.double(), images.double())):
+        F.cross_entropy(classifier._train_forward(pixels), labels).backward()
+
+    def error(classifier):
+        pairs = zip(classifier.network.parameters(), exact.network.parameters(), strict=True)
+        # Biases before batch norm have no gradient but rounding.
+        return max(((p.grad - q.grad).norm() / q.grad.norm()).item() for p, q in pairs if q.grad.norm() > 1e-6)
+
+    assert 0 < error(compiled) < 1.5 * error(plain) < 0.02
