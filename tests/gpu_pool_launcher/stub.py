@@ -64,7 +64,10 @@ def main(config):
 
 
 def note(folder, facts):
-    (folder / "facts.json").write_text(json.dumps(facts))
+    """Whole at any instant, for tests that wait for it."""
+    beside = folder / "facts.json.partial"
+    beside.write_text(json.dumps(facts))
+    beside.replace(folder / "facts.json")
 
 
 if __name__ == "__main__":

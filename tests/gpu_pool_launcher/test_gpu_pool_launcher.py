@@ -34,8 +34,20 @@ def machine(tmp_path, monkeypatch):
     return machine
 
 
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on():
+    """A test that fails leaves no sweep behind, which would trouble the next test."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
+
+
 def sweep(environment, tmp_path, *arguments, program=(str(STUB),), under=()):
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*under, sys.executable, *program, "-m", *arguments],
         cwd=tmp_path,
         env=environment,
@@ -43,6 +55,8 @@ def sweep(environment, tmp_path, *arguments, program=(str(STUB),), under=()):
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def finished(*arguments, **options):
