@@ -23,21 +23,22 @@ parser.add_argument(
     help="sections (7.5), recipes (lenet, vgg, resnet18, all), changes to the recipes (trainer.precision=bf16-mixed); "
     "by default every section's values",
 )
-parser.add_argument("--seeds", type=int, default=5, help="seeds to train each recipe with (5)")
+parser.add_argument("--seeds", type=int, help="seeds to train each recipe with (5)")
 parser.add_argument("--figures", action="store_true", help="draw the pictures into outputs/figures")
 
 
 def main() -> int:
     """Tell the parts of the command line apart, and do each."""
     arguments = parser.parse_intermixed_args()
-    if arguments.seeds < 1:
+    if arguments.seeds is not None and arguments.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {arguments.seeds}")
     overrides = [word for word in arguments.what if "=" in word]
     words = [word for word in arguments.what if "=" not in word]
     recipes = [recipe for recipe in RECIPES if recipe in words or "all" in words]
     sections = [word for word in words if word not in (*RECIPES, "all")]
-    if overrides and not recipes:
-        parser.error(f"{overrides[0]} changes a recipe, and none is named: {', '.join(RECIPES)} or all")
+    if not recipes and (overrides or arguments.seeds):
+        word = overrides[0] if overrides else "--seeds"
+        parser.error(f"{word} changes a recipe, and none is named: {', '.join(RECIPES)} or all")
 
     good = True
     with errors_explained(CONFIG_DIR, "train", overrides, wants_traceback()):
@@ -53,7 +54,7 @@ def main() -> int:
         if recipes:
             from convnets.book.recipes import Plan
 
-            plans = [Plan(CONFIG_DIR, recipe, arguments.seeds, overrides, RUNS_DIR) for recipe in recipes]
+            plans = [Plan(CONFIG_DIR, recipe, arguments.seeds or 5, overrides, RUNS_DIR) for recipe in recipes]
             for plan in plans:
                 print(plan.cost(), flush=True)
             reproductions = [plan.carry_out() for plan in plans]

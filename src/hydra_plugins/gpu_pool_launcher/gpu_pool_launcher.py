@@ -109,7 +109,7 @@ class GpuPoolLauncher(Launcher):
         if not failed and self.options.closing_words:
             print(self.options.closing_words)
         left_out = sum(job.state in ("queued", "stopped") for job in jobs)
-        summary = f"{len(failed)} of {len(jobs)} jobs failed: see above."
+        summary = f"{len(failed)} of {_jobs(len(jobs))} failed: see above."
         summary += f" {left_out} more were stopped or not begun; the same command runs them." if left_out else ""
         return [one.returned(summary) for one in prepared]
 
@@ -216,11 +216,15 @@ def _without_twins(prepared: Sequence[_Prepared]) -> list[_Prepared]:
     return list(first.values())
 
 
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number} jobs"
+
+
 def _plan(unique: Sequence[_Prepared], num_slots: int, title: str) -> str:
     from hydra_plugins.gpu_pool_launcher._table import duration
 
     to_do = [one for one in unique if one.job.state == "queued"]
-    lines = [f"{title}: {len(unique)} jobs, {len(to_do)} to do, {num_slots} at a time"]
+    lines = [f"{title}: {_jobs(len(unique))}, {len(to_do)} to do, {num_slots} at a time"]
     for one in unique:
         seconds = "" if one.estimated_seconds is None else f"  about {duration(one.estimated_seconds)}"
         lines.append(f"  {'to do      ' if one in to_do else 'done before'}  {one.job.name}{seconds}")
