@@ -207,6 +207,8 @@ def test_flatten_keeps_lists_and_empty_groups():
         ("trainer.precision=bf16-true", "one of 32-true, bf16-mixed, 16-mixed, got 'bf16-true'"),
         ("run_name=1e5", "run_name must be 1 to 100 letters"),
         ("channels_last=1", "channels_last must be true or false, got 1."),
+        ("compile=fast", "compile must be true, false, or a mode of torch.compile: reduce-overhead, max-autotune, "),
+        ("steps_per_execution=0", "steps_per_execution must be a whole number of at least 1, got 0."),
         ("run_name=a/b", "run_name must be 1 to 100 letters"),
         ("run_name=..", "run_name must be 1 to 100 letters"),
         ("+foo=1", "There is no key foo"),

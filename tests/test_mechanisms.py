@@ -49,11 +49,13 @@ class Steps(Callback):
         self.watched.step = None
 
 
-def test_no_step_waits_for_the_device_and_no_float_copy_of_the_data_is_made(compose, tmp_path):
+@pytest.mark.parametrize("several", [1, 4])
+def test_no_step_waits_for_the_device_and_no_float_copy_of_the_data_is_made(compose, tmp_path, several):
     watched = Watched()
+    small = ("data.resize=56", "data.batch_size=16", "callbacks.throughput=null", f"steps_per_execution={several}")
     with watched:
         train(
-            compose(*EVERYTHING_ON, "data.resize=56", "data.batch_size=16", "callbacks.throughput=null"),
+            compose(*EVERYTHING_ON, *small),
             tmp_path / "run",
             [Steps(watched)],
         )
@@ -130,15 +132,16 @@ def test_compiling_takes_the_training_step_and_changes_no_bit_that_the_backend_d
     compile = torch.compile
 
     def eagerly(model, **options):
-        compiled.append(model)
+        compiled.append(options.pop("mode"))
         return compile(model, backend="eager", **options)
 
     monkeypatch.setattr(torch, "compile", eagerly)
-    results = [train(small(f"compile={flag}"), tmp_path / flag)["metrics"] for flag in ("true", "false")]
-    assert len(compiled) == 1
-    assert results[0] == results[1]
-    weights = [(tmp_path / flag / "weights.safetensors").read_bytes() for flag in ("true", "false")]
-    assert weights[0] == weights[1]
+    ways = ("false", "true", "reduce-overhead")
+    results = [train(small(f"compile={way}"), tmp_path / way)["metrics"] for way in ways]
+    assert compiled == [None, "reduce-overhead"]
+    assert results[0] == results[1] == results[2]
+    weights = [(tmp_path / way / "weights.safetensors").read_bytes() for way in ways]
+    assert weights[0] == weights[1] == weights[2]
 
 
 def test_without_a_compiler_compiling_is_refused(small, monkeypatch):

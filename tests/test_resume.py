@@ -89,6 +89,7 @@ WAYS = {
     "lenet, schedule, momentum": ("schedule=onecycle", "optimizer=momentum"),
     "lenet, augmented, holdout": ("data.augment=shift_flip", "data.holdout=100", "optimizer=adamw"),
     "lenet, accumulated": ("trainer.accumulate_grad_batches=2",),
+    "lenet, several steps at once": ("steps_per_execution=3", "schedule=onecycle", "data.augment=shift_flip"),
     "vgg, dropout": ("model=vgg", BLOCKS, "data.resize=16", "data.batch_size=250", "schedule=cosine"),
     "resnet18, batch norm": ("model=resnet18", "data.resize=32", "data.batch_size=400", "data.augment=shift_flip"),
     "resnext18": ("model=resnext18", "data.resize=32", "data.batch_size=300", "data.holdout=100"),
@@ -98,7 +99,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(small, tmp_path, way):
     """Cut off inside both epochs, and asked to leave in the first one's last step."""
-    num_steps = {"vgg": 4, "res": 3}.get(way[:3], 8)
+    num_steps = 3 if "several" in way else {"vgg": 4, "res": 3}.get(way[:3], 8)
     config = small("trainer.limit_train_batches=null", "logger=tensorboard", KEPT, EACH_STEP, *WAYS[way])
     train(config, tmp_path / "whole")
     expected = everything(tmp_path / "whole")
@@ -119,6 +120,25 @@ def test_any_step_of_any_network_may_be_the_last_one(small, tmp_path, way):
                 train(config, path, [At(step, action)])
             train(config, path)
             assert everything(path) == expected, path.name
+
+
+@pytest.mark.parametrize(
+    ("way", "several"),
+    [
+        *((way, 3) for way in WAYS if "several" not in way and "accumulated" not in way),
+        ("lenet, schedule, momentum", 100),  # more than an epoch has
+    ],
+)
+def test_several_steps_at_once_are_the_same_steps(small, tmp_path, way, several):
+    options = ("trainer.limit_train_batches=null", "trainer.gradient_clip_val=0.5", "logger=tensorboard", KEPT)
+    watching = ("callbacks=default", "callbacks.dashboard.images=false", "callbacks.throughput=null")
+    found = {}
+    for steps in (1, several):
+        config = small(*options, *watching, *WAYS[way], f"steps_per_execution={steps}")
+        train(config, tmp_path / f"{steps}")
+        found[steps] = everything(tmp_path / f"{steps}")
+        del found[steps]["counters"], found[steps]["result"]["config_hash"]
+    assert found[several] == found[1]
 
 
 def test_any_step_may_be_the_last_one(small, tmp_path):
@@ -418,7 +438,8 @@ def test_what_cannot_be_extended_says_why_and_what_can_be_done(small, tmp_path):
         ("planned", "trainer.max_epochs=1", "less than the 2"),
         ("planned", "model.lr=1", r"model\.lr decides what is learned"),
         ("planned", "trainer.max_epochs=many", r"trainer\.max_epochs must be a whole number"),
-        ("planned", "nonsense=1", "no KEY=VALUE with a key of"),
+        ("planned", "epochs=3", r"There is no key epochs\. Did you mean trainer\.max_epochs\?"),
+        ("planned", "nonsense", "is no KEY=VALUE"),
         ("planned", "trainer.max_epochs=[1", r"trainer\.max_epochs cannot be set to '\[1': it is no value"),
         ("planned", "model=vgg", "model holds several keys, got 'vgg': set one of them"),
         ("planned", "callbacks=none", "callbacks holds several keys, got 'none'"),

@@ -195,6 +195,7 @@ def test_ranks_share_the_recipe_of_one_process(run_script, tmp_path):
     for arguments in (
         (*same, "trainer=cpu", "run_name=one"),
         (*same, "trainer=ddp", "trainer.devices=2", "run_name=two"),
+        (*same, "trainer=ddp", "trainer.devices=2", "run_name=several", "steps_per_execution=4"),
     ):
         finished = run_script("train.py", *arguments)
         assert finished.returncode == 0, finished.stderr
@@ -205,6 +206,9 @@ def test_ranks_share_the_recipe_of_one_process(run_script, tmp_path):
     metrics = [Run(run).result["metrics"] for run in (one, two)]
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-4)
     assert (one / "metrics.csv").read_text().count("\n") == (two / "metrics.csv").read_text().count("\n") == 3
+    several = tmp_path / "outputs" / "runs" / "several"
+    assert (several / "weights.safetensors").read_bytes() == (two / "weights.safetensors").read_bytes()
+    assert Run(several).result["metrics"] == metrics[1]
 
 
 def test_ranks_agree_on_the_best_epoch_and_the_test_metrics(run_script, tmp_path):
@@ -224,6 +228,11 @@ def test_ranks_agree_on_the_best_epoch_and_the_test_metrics(run_script, tmp_path
             r"trainer\.limit_train_batches=0\.0001 of 8 batches is none: set it to 0\.125",
         ),
         ("trainer.precision=16-mixed", r"trainer\.precision=16-mixed needs a GPU"),
+        (
+            "steps_per_execution=2",
+            r"steps_per_execution=2 does not go with trainer\.limit_train_batches=3: set that to "
+            r"null or a multiple of 2, or steps_per_execution=1\.",
+        ),
     ],
 )
 def test_what_the_machine_or_the_data_cannot_do_is_refused_before_the_start(small, tmp_path, override, said):

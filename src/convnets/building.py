@@ -20,7 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from convnets.callbacks import CheckedCheckpointIO, Checkpoints, FiniteLoss, History, StepRandomness, WeightsFromRun
+from convnets.callbacks import (
+    CheckedCheckpointIO,
+    Checkpoints,
+    FiniteLoss,
+    History,
+    SeveralSteps,
+    StepRandomness,
+    WeightsFromRun,
+)
 from convnets.classifier import Classifier
 from convnets.configuration import ConfigurationError
 from convnets.memory import keep_freed_memory
@@ -72,7 +80,7 @@ def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
     return Classifier(
         network,
         _instantiate(config.optimizer),
-        _build_schedule(config.schedule),
+        _build_schedule(config, datamodule),
         channels_last=config.channels_last,
         compile=config.compile,
     )
@@ -90,7 +98,7 @@ def describe_network(config: DictConfig, depth: int = 1) -> str:
     lines = summarize(network, config.data.resize, datamodule.num_channels)
     heading = f"{config.model.name}, {datamodule.num_channels}x{config.data.resize}x{config.data.resize} images"
     text = f"{heading}\n{as_table(lines, config.data.batch_size, depth)}"
-    if "num_groups" not in config.model:
+    if "num_groups" not in config.model or config.model.num_groups == 1:
         return text
     ungrouped = OmegaConf.merge(config, {"model": {"num_groups": 1, "group_width": None}})
     assert isinstance(ungrouped, DictConfig)
@@ -106,13 +114,20 @@ def describe_network(config: DictConfig, depth: int = 1) -> str:
     return "\n".join([text, "", "what grouping saves beside the same network with one group:", *saved])
 
 
-def _build_schedule(config: DictConfig) -> Callable[[Optimizer, int], LRScheduler] | None:
-    options = dict(config)
+def _build_schedule(config: DictConfig, datamodule: Any) -> Callable[[Optimizer, int], LRScheduler] | None:
+    options = dict(config.schedule)
     steps_argument = options.pop("steps_argument", None)
     schedule = _instantiate(OmegaConf.create(options))
     if schedule is None:
         return None
-    return lambda optimizer, num_steps: schedule(optimizer, **{str(steps_argument): num_steps})
+
+    def build(optimizer: Optimizer, num_steps: int) -> LRScheduler:
+        if config.steps_per_execution > 1:  # then Lightning has counted executions
+            steps_per_epoch = config.trainer.limit_train_batches or datamodule.num_train_batches
+            num_steps = min(steps_per_epoch, datamodule.num_train_batches) * config.trainer.max_epochs
+        return schedule(optimizer, **{str(steps_argument): num_steps})
+
+    return build
 
 
 def build_trainer(
@@ -136,6 +151,7 @@ def build_trainer(
     else:
         keep_freed_memory()
     del options["matmul_precision"]
+    options["limit_train_batches"] = _limit_of_executions(config)
     options["sync_batchnorm"] = options["sync_batchnorm"] and on_gpu  # torch has it for GPUs only
     if options["precision"] == "16-mixed" and not on_gpu:
         raise ConfigurationError("trainer.precision=16-mixed needs a GPU: set bf16-mixed or 32-true.")
@@ -145,11 +161,11 @@ def build_trainer(
     callbacks = [
         *weights,
         *([] if method._target_ is None else [_instantiate(method)]),
-        StepRandomness(config.seed),
         FiniteLoss(),
         History(run_dir / "metrics.csv"),
         *extra_callbacks,
         *_build_switchable(config.callbacks),
+        _build_step(config),
         Checkpoints(
             run_dir / "checkpoints",
             keep_best=config.data.holdout > 0,
@@ -171,6 +187,36 @@ def build_trainer(
     )
     with refusals_explained():
         return build()
+
+
+def _build_step(config: DictConfig) -> StepRandomness:
+    """What comes last before Lightning's step."""
+    if config.steps_per_execution == 1:
+        return StepRandomness(config.seed)
+    return SeveralSteps(config.seed, config.steps_per_execution)
+
+
+def _limit_of_executions(config: DictConfig) -> int | float | None:
+    """The limit of an epoch's training batches, in what Lightning takes for one.
+
+    Raises:
+        ConfigurationError: something else of the configuration needs each step to be Lightning's.
+    """
+    several, limit = config.steps_per_execution, config.trainer.limit_train_batches
+    if several == 1:
+        return limit
+    whole = limit is None or (isinstance(limit, int) and limit % several == 0)
+    for key, fits, way_out in (
+        ("accumulate_grad_batches", config.trainer.accumulate_grad_batches == 1, "1"),
+        ("precision", config.trainer.precision != "16-mixed", "bf16-mixed or 32-true"),
+        ("limit_train_batches", whole, f"null or a multiple of {several}"),
+    ):
+        if not fits:
+            raise ConfigurationError(
+                f"steps_per_execution={several} does not go with trainer.{key}={config.trainer[key]}: set that to "
+                f"{way_out}, or steps_per_execution=1."
+            )
+    return limit and limit // several
 
 
 def _without_idle_hooks(callback: Callback) -> Callback:

@@ -50,8 +50,8 @@ class Classifier(lightning.LightningModule):
         optimizer: called with the parameters.
         schedule: called with the optimizer and the number of its steps in the whole training; None keeps the rate.
         channels_last: memory format of images and weights.
-        compile: the network's training steps with torch.compile. Validation and prediction run as they are, so that
-            all who evaluate the weights find the same to the last digit.
+        compile: the network's training steps with torch.compile, in its default mode or the one named. Validation and
+            prediction run as they are, so that all who evaluate the weights find the same to the last digit.
     """
 
     def __init__(
@@ -60,13 +60,14 @@ class Classifier(lightning.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         channels_last: bool = True,
-        compile: bool = False,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
         step = self.network.forward  # the method: the module would be registered a second time, and saved twice
-        self._train_forward = torch.compile(step, dynamic=False) if compile else step
+        mode = compile if isinstance(compile, str) else None
+        self._train_forward = torch.compile(step, dynamic=False, mode=mode) if compile else step
         self.optimizer = optimizer
         self.schedule = schedule
         self.taken_over: frozenset[str] = frozenset()  # names of weights that come from another run

@@ -98,12 +98,18 @@ BAND = Rule(
     lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] <= v[1] <= 1,
 )
 
+COMPILE_MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
 RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "run_name": optional(FOLDER_NAME),
     "sweep_name": optional(FOLDER_NAME),
     "channels_last": FLAG,
-    "compile": FLAG,
+    "compile": Rule(
+        f"true, false, or a mode of torch.compile: {', '.join(COMPILE_MODES)}",
+        lambda v: isinstance(v, bool) or v in COMPILE_MODES,
+    ),
+    "steps_per_execution": whole(1),
     "checkpoint.every_seconds": POSITIVE,
     "checkpoint.keep": FLAG,
     "init.from_run": optional(TEXT),
@@ -168,6 +174,8 @@ LATER_KEYS: Mapping[str, Any] = {
     "checkpoint.every_seconds": 60,
     "init.from_run": None,
     "compile": False,
+    "steps_per_execution": 1,
+    "data.steps_per_execution": 1,
     "data.device": "auto",
     "trainer.matmul_precision": "high",
     "model.activation": "sigmoid",

@@ -42,7 +42,15 @@ from convnets.callbacks import (
 )
 from convnets.callbacks.progress import count, duration
 from convnets.classifier import Classifier
-from convnets.configuration import RULES, SWITCHES, ConfigurationError, content, content_hash
+from convnets.configuration import (
+    RULES,
+    SWITCHES,
+    ConfigurationError,
+    content,
+    content_hash,
+    flatten,
+    unknown_key,
+)
 from convnets.runs import Run, RunFolderError
 
 log = logging.getLogger(__name__)
@@ -102,8 +110,10 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
     before = content(config)
     for change in changes:
         key, separator, value = change.partition("=")
-        if not separator or (current := OmegaConf.select(config, key, default=_Status)) is _Status:
-            raise ConfigurationError(f"{change!r} is no KEY=VALUE with a key of {run}/config.yaml.")
+        if not separator:
+            raise ConfigurationError(f"{change!r} is no KEY=VALUE.")
+        if (current := OmegaConf.select(config, key, default=_Status)) is _Status:
+            raise ConfigurationError(unknown_key(key, flatten(OmegaConf.to_container(config))))
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
@@ -175,7 +185,8 @@ def _start(run: Run, config: DictConfig, plain: dict[str, Any], extra_callbacks:
     with (run.path / "train.log").open("a") as file, _logging_to(file):
         log.info("%s", _description(config, datamodule, classifier))
         if found is not None:
-            log.info("going on after epoch %d, at step %d", epochs_done, found[1]["global_step"])
+            unit = "step" if config.steps_per_execution == 1 else "execution"
+            log.info("going on after epoch %d, at %s %d", epochs_done, unit, found[1]["global_step"])
         log.info("run folder: %s", run)
         del found
         try:
@@ -359,7 +370,7 @@ def _report(run: Run, config: DictConfig, result: dict[str, Any]) -> str:
 
 def _device_name(trainer: lightning.Trainer) -> str:
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else count(torch.get_num_threads(), "CPU thread")
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
 
 

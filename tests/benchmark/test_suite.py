@@ -108,6 +108,14 @@ def test_ratios_are_taken_within_a_repetition(benchmark):
     assert len(raw["measurements"]) == len(benchmark.measurements) == 4 * 3
 
 
+def test_steps_too_few_for_an_execution_are_said_and_left_out(benchmark):
+    said = []
+    benchmark.say = said.append
+    benchmark.compare(["vgg"], ["ours, 39 steps at once"], 1, quick=False)
+    assert said == ["vgg: ours, 39 steps at once is left out: 6 steps are too few."]
+    assert benchmark._sized(suite.CONTENDERS["ours, 39 steps at once"], "lenet", quick=False).num_warm_up == 39
+
+
 def test_a_recipe_that_was_not_run_is_estimated_and_marked(benchmark):
     figures = {"images_per_second": 600, "val_images_per_second": 1000, "first_step_seconds": 5, "import_seconds": 3,
                "peak_mib": 1}  # fmt: skip

@@ -34,6 +34,7 @@ def _overrides(task: Task) -> list[str]:
         "data.batch_size": task.batch_size,
         "data.resize": task.resize,
         "compile": str(task.compile).lower(),
+        "steps_per_execution": task.steps_per_execution,
     }
     given = [f"{key}={value}" for key, value in words.items() if value is not None]
     several = ["trainer=ddp", f"trainer.devices={task.num_ranks}"] if task.num_ranks > 1 else []

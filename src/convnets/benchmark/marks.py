@@ -30,6 +30,7 @@ class Task:
     model: str
     precision: str = "32-true"
     compile: bool = False
+    steps_per_execution: int = 1
     num_epochs: int = 1
     num_steps: int | None = None
     num_warm_up: int = 1

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from convnets.callbacks.history import History
+from convnets.callbacks.randomness import steps_per_execution
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Progress(ProgressBar):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = RichProgress(*columns, console=console, transient=True, auto_refresh=False)
         self._bar.start()
+        several = steps_per_execution(trainer)
+        self._unit = "steps" if several == 1 else f"executions of {several} steps"
         self._task = self._bar.add_task("", total=int(trainer.num_training_batches) * (trainer.max_epochs or 1))
 
     def on_train_batch_end(
@@ -51,7 +54,7 @@ class Progress(ProgressBar):
             return
         self._drawn = now
         done = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
-        self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, steps")
+        self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {self._unit}")
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Say that the epoch is being validated."""
@@ -118,7 +121,7 @@ class TimeEstimate(Callback):
             return
         seconds_per_step = (time.perf_counter() - self._started) / (self.after_steps - 3)
         # A validation step has no backward pass: about a third of the work.
-        validation_steps = sum(int(batches) for batches in trainer.num_val_batches) / 3
+        validation_steps = sum(int(batches) for batches in trainer.num_val_batches) / 3 / steps_per_execution(trainer)
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
         steps = (int(trainer.num_training_batches) + validation_steps) * epochs
         if (seconds := steps * seconds_per_step) > self.long_seconds:

@@ -11,12 +11,18 @@ from torch.utils.data import DataLoader
 
 from convnets.data.archive import SPLIT_FILES, ensure_files, read_idx
 from convnets.data.preprocessing import shift_flip, to_network_input
-from convnets.data.sampling import BatchSampler, ImageBatches, derive_seed, stratified_split
+from convnets.data.sampling import (
+    Batch,
+    BatchSampler,
+    ExecutionSampler,
+    ImageBatches,
+    derive_seed,
+    stratified_split,
+)
 
 log = logging.getLogger(__name__)
 
 SAMPLE_DIR = Path(__file__).parent / "sample"
-Batch = tuple[Tensor, Tensor]
 
 
 class FashionMNISTDataModule(lightning.LightningDataModule):
@@ -35,6 +41,7 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         split_seed: which images are held out.
         augment: "none", or "shift_flip" for training batches.
         seed: order and augmentation are functions of (seed, epoch, batch).
+        steps_per_execution: of training batches so many come at once, as a list; 1 makes each come alone.
 
     Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747.
     """
@@ -65,6 +72,7 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         split_seed: int = 0,
         augment: str = "none",
         seed: int = 0,
+        steps_per_execution: int = 1,
     ) -> None:
         super().__init__()
         if augment not in ("none", "shift_flip"):
@@ -77,6 +85,7 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         self.split_seed = split_seed
         self.augment = augment
         self.seed = seed
+        self.steps_per_execution = steps_per_execution
         self.splits: dict[str, ImageBatches] = {}
         self._resident: dict[str, ImageBatches] = {}  # copies on the GPU
         self.split_to_predict = "test"
@@ -120,8 +129,13 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
             "test": test,
         }
 
+    @property
+    def num_train_batches(self) -> int:
+        """Training batches of an epoch, once the images are read."""
+        return -(-len(self.splits["train"]) // self.batch_size)
+
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the training images in the order f(seed, epoch)."""
+        """Batches of the training images in the order f(seed, epoch), `steps_per_execution` at once."""
         return self._loader("train", self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -149,8 +163,10 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
             position=self._position if seed is not None else lambda: (0, 0),
         )
         travels = device.type == "cuda" and dataset is self.splits[split]
+        several = seed is not None and self.steps_per_execution > 1
+        items: Any = ExecutionSampler(sampler, self.steps_per_execution) if several else sampler
         # batch_size=None: the sampler's items are whole batches, and nothing is collated.
-        return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=travels)
+        return DataLoader(dataset, sampler=items, batch_size=None, pin_memory=travels)
 
     def _resident_on(self, device: torch.device, split: str) -> ImageBatches:
         """The split's images, on the GPU if they are wanted there and a quarter of its free memory holds them."""
@@ -167,14 +183,24 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         """The epoch, and the number of the batch that comes next in it."""
         if self.trainer is None:
             return 0, 0
-        return self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1
+        return self.trainer.current_epoch, (self.trainer.fit_loop.batch_idx + 1) * self.steps_per_execution
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment (in training), resize and scale a batch of bytes, on its device."""
-        images, labels = batch
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment (in training), resize and scale a batch of bytes, or each of several, on its device."""
         trainer: Any = self.trainer
-        if self.augment == "shift_flip" and trainer is not None and trainer.training:
-            step_seed = derive_seed("augment", self.seed, trainer.global_rank, *self._position())
+        if trainer is None or not trainer.training:
+            images, labels = batch
+            return self.to_network_input(images), labels
+        epoch, first = self._position()
+        if self.steps_per_execution == 1:
+            return self._training_batch(batch, epoch, first)
+        return [self._training_batch(one, epoch, number) for number, one in enumerate(batch, first)]
+
+    def _training_batch(self, batch: Batch, epoch: int, number: int) -> Batch:
+        images, labels = batch
+        if self.augment == "shift_flip":
+            trainer: Any = self.trainer
+            step_seed = derive_seed("augment", self.seed, trainer.global_rank, epoch, number)
             images = shift_flip(images, torch.Generator().manual_seed(step_seed))
         return self.to_network_input(images), labels
 

@@ -1,7 +1,9 @@
 """Which images come in which batch: a function of (seed, epoch), shared by the ranks."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -16,8 +18,11 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=4).digest())
 
 
-class ImageBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels in memory, to be indexed with the numbers (N,) of a whole batch."""
+Batch = tuple[Tensor, Tensor]
+
+
+class ImageBatches(Dataset[Batch]):
+    """Images and labels in memory, to be indexed with the numbers (N,) of a whole batch, or of each of several."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         assert len(images) == len(labels)
@@ -27,7 +32,15 @@ class ImageBatches(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    @overload
+    def __getitem__(self, indices: Tensor) -> Batch: ...
+
+    @overload
+    def __getitem__(self, indices: list[Tensor]) -> list[Batch]: ...
+
+    def __getitem__(self, indices: Tensor | list[Tensor]) -> Batch | list[Batch]:
+        if isinstance(indices, list):
+            return [self[numbers] for numbers in indices]
         if self.images.is_cuda:
             indices = indices.to(self.images.device, non_blocking=True)
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)
@@ -85,6 +98,22 @@ class BatchSampler(Sampler[Tensor]):
             order = torch.randperm(self.num_images, generator=generator)
         for start in range(first_batch * self.batch_size, self.num_images, self.batch_size):
             yield order[start : start + self.batch_size][self.rank :: self.num_ranks]
+
+
+class ExecutionSampler(Sampler[list[Tensor]]):
+    """Several batches of a BatchSampler at once, in its order; the epoch's last ones may be fewer."""
+
+    def __init__(self, batches: BatchSampler, steps_per_execution: int) -> None:
+        self.batches = batches
+        self.steps_per_execution = steps_per_execution
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // self.steps_per_execution)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        batches = iter(self.batches)
+        while several := list(itertools.islice(batches, self.steps_per_execution)):
+            yield several
 
 
 def stratified_split(labels: Tensor, num_held_out: int, seed: int) -> tuple[Tensor, Tensor]:
