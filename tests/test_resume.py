@@ -96,14 +96,19 @@ WAYS = {
 }
 
 
+def num_steps(way):
+    """Of an epoch, as Lightning counts them."""
+    return 3 if "several" in way else {"vgg": 4, "res": 3}.get(way[:3], 8)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(small, tmp_path, way):
     """Cut off inside both epochs, and asked to leave in the first one's last step."""
-    num_steps = 3 if "several" in way else {"vgg": 4, "res": 3}.get(way[:3], 8)
+    last = num_steps(way)
     config = small("trainer.limit_train_batches=null", "logger=tensorboard", KEPT, EACH_STEP, *WAYS[way])
     train(config, tmp_path / "whole")
     expected = everything(tmp_path / "whole")
-    train_through(config, tmp_path / "broken", {2: pull_the_plug, num_steps: interrupt, num_steps + 2: pull_the_plug})
+    train_through(config, tmp_path / "broken", {2: pull_the_plug, last: interrupt, last + 2: pull_the_plug})
     assert everything(tmp_path / "broken") == expected
 
 
@@ -113,7 +118,7 @@ def test_any_step_of_any_network_may_be_the_last_one(small, tmp_path, way):
     config = small("trainer.limit_train_batches=null", "logger=tensorboard", KEPT, EACH_STEP, *WAYS[way])
     train(config, tmp_path / "whole")
     expected = everything(tmp_path / "whole")
-    for step in range(1, 2 * {"vgg": 4, "res": 3}.get(way[:3], 8)):
+    for step in range(1, 2 * num_steps(way)):
         for action in (pull_the_plug, interrupt):
             path = tmp_path / f"{action.__name__}{step}"
             with contextlib.suppress(PulledPlugError, Interrupted):  # which an unfinished step puts off
@@ -123,18 +128,21 @@ def test_any_step_of_any_network_may_be_the_last_one(small, tmp_path, way):
 
 
 @pytest.mark.parametrize(
-    ("way", "several"),
+    ("way", "several", "options"),
     [
-        *((way, 3) for way in WAYS if "several" not in way and "accumulated" not in way),
-        ("lenet, schedule, momentum", 100),  # more than an epoch has
+        *((way, 3, ()) for way in WAYS if "several" not in way and "accumulated" not in way),
+        ("lenet", 3, ("trainer.precision=bf16-mixed",)),
+        ("lenet, schedule, momentum", 100, ()),  # more than an epoch has
+        ("lenet, schedule, momentum", 3, ("trainer.limit_train_batches=6",)),
+        ("lenet, schedule, momentum", 3, ("trainer.limit_train_batches=9",)),  # likewise
     ],
 )
-def test_several_steps_at_once_are_the_same_steps(small, tmp_path, way, several):
-    options = ("trainer.limit_train_batches=null", "trainer.gradient_clip_val=0.5", "logger=tensorboard", KEPT)
+def test_several_steps_at_once_are_the_same_steps(small, tmp_path, way, several, options):
+    same = ("trainer.limit_train_batches=null", "trainer.gradient_clip_val=0.5", "logger=tensorboard", KEPT)
     watching = ("callbacks=default", "callbacks.dashboard.images=false", "callbacks.throughput=null")
     found = {}
     for steps in (1, several):
-        config = small(*options, *watching, *WAYS[way], f"steps_per_execution={steps}")
+        config = small(*same, *watching, *WAYS[way], *options, f"steps_per_execution={steps}")
         train(config, tmp_path / f"{steps}")
         found[steps] = everything(tmp_path / f"{steps}")
         del found[steps]["counters"], found[steps]["result"]["config_hash"]
@@ -438,6 +446,11 @@ def test_what_cannot_be_extended_says_why_and_what_can_be_done(small, tmp_path):
         ("planned", "trainer.max_epochs=1", "less than the 2"),
         ("planned", "model.lr=1", r"model\.lr decides what is learned"),
         ("planned", "trainer.max_epochs=many", r"trainer\.max_epochs must be a whole number"),
+        (
+            "planned",
+            "steps_per_execution=2",
+            r"steps_per_execution is what its checkpoints count in, so .* cannot go on",
+        ),
         ("planned", "epochs=3", r"There is no key epochs\. Did you mean trainer\.max_epochs\?"),
         ("planned", "nonsense", "is no KEY=VALUE"),
         ("planned", "trainer.max_epochs=[1", r"trainer\.max_epochs cannot be set to '\[1': it is no value"),

@@ -233,11 +233,21 @@ def test_ranks_agree_on_the_best_epoch_and_the_test_metrics(run_script, tmp_path
             r"steps_per_execution=2 does not go with trainer\.limit_train_batches=3: set that to "
             r"null or a multiple of 2, or steps_per_execution=1\.",
         ),
+        (
+            "steps_per_execution=3 trainer.limit_train_batches=1.0",
+            r"trainer\.limit_train_batches=1\.0: set that to null",
+        ),
+        ("steps_per_execution=3 trainer.accumulate_grad_batches=2", r"accumulate_grad_batches=2: set that to 1, or"),
+        ("steps_per_execution=3 trainer.precision=16-mixed", r"16-mixed: set that to bf16-mixed or 32-true, or"),
+        (
+            "compile=reduce-overhead trainer.accumulate_grad_batches=2",
+            r"compile=reduce-overhead cannot accumulate gradients: set trainer\.accumulate_grad_batches=1, or compile",
+        ),
     ],
 )
 def test_what_the_machine_or_the_data_cannot_do_is_refused_before_the_start(small, tmp_path, override, said):
     with pytest.raises(ConfigurationError, match=said):
-        train(small(override), tmp_path / "run")
+        train(small(*override.split()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

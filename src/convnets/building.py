@@ -30,7 +30,7 @@ from convnets.callbacks import (
     WeightsFromRun,
 )
 from convnets.classifier import Classifier
-from convnets.configuration import ConfigurationError
+from convnets.configuration import CUDA_GRAPH_MODES, ConfigurationError
 from convnets.memory import keep_freed_memory
 from convnets.networks import as_table, summarize
 
@@ -39,7 +39,8 @@ STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(bac
 
 def build_datamodule(config: DictConfig) -> Any:
     """The LightningDataModule of `config.data`, its files not yet looked for."""
-    return _instantiate(config.data)
+    several = {"steps_per_execution": config.steps_per_execution} if config.steps_per_execution > 1 else {}
+    return _instantiate(config.data, **several)
 
 
 def load_images(datamodule: Any, trainer: lightning.Trainer) -> None:
@@ -77,6 +78,11 @@ def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
     )
     if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise ConfigurationError("compile=true needs a C++ compiler (on Debian and Ubuntu: apt install g++).")
+    if config.compile in CUDA_GRAPH_MODES and config.trainer.accumulate_grad_batches > 1:
+        raise ConfigurationError(  # its gradients lie where the next batch's will be written
+            f"compile={config.compile} cannot accumulate gradients: set trainer.accumulate_grad_batches=1, or "
+            "compile=true."
+        )
     return Classifier(
         network,
         _instantiate(config.optimizer),
@@ -189,7 +195,7 @@ def build_trainer(
         return build()
 
 
-def _build_step(config: DictConfig) -> StepRandomness:
+def _build_step(config: DictConfig) -> Callback:
     """What comes last before Lightning's step."""
     if config.steps_per_execution == 1:
         return StepRandomness(config.seed)

@@ -48,7 +48,8 @@ class Classifier(lightning.LightningModule):
 
     Args:
         optimizer: called with the parameters.
-        schedule: called with the optimizer and the number of its steps in the whole training; None keeps the rate.
+        schedule: called with the optimizer and the number of its steps in the whole training, as Lightning counts
+            them; None keeps the rate.
         channels_last: memory format of images and weights.
         compile: the network's training steps with torch.compile, in its default mode or the one named. Validation and
             prediction run as they are, so that all who evaluate the weights find the same to the last digit.

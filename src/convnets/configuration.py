@@ -98,7 +98,8 @@ BAND = Rule(
     lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] <= v[1] <= 1,
 )
 
-COMPILE_MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+COMPILE_MODES = (*CUDA_GRAPH_MODES, "max-autotune-no-cudagraphs")
 
 RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
@@ -164,10 +165,10 @@ NOT_CONTENT = (
     "model.name",
     "model.image_size",
 )
-# What may differ between runs of one recipe: the seed, and what it runs on.
+# What may differ between runs of one recipe: the seed, what it runs on, and what changes no bit.
 NOT_RECIPE = {
     *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
-    "trainer.sync_batchnorm",
+    *("trainer.sync_batchnorm", "steps_per_execution"),
 }
 # Keys that came after the first runs, with the value that means what these did.
 LATER_KEYS: Mapping[str, Any] = {
@@ -175,7 +176,6 @@ LATER_KEYS: Mapping[str, Any] = {
     "init.from_run": None,
     "compile": False,
     "steps_per_execution": 1,
-    "data.steps_per_execution": 1,
     "data.device": "auto",
     "trainer.matmul_precision": "high",
     "model.activation": "sigmoid",

@@ -126,8 +126,9 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
     after = content(config)
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     if other := [key for key in changed if key != "trainer.max_epochs"]:
+        why = "is what its checkpoints count in" if other[0] == "steps_per_execution" else "decides what is learned"
         raise ConfigurationError(
-            f"{other[0]} decides what is learned, so {run} cannot go on with another. To start a new run from its "
+            f"{other[0]} {why}, so {run} cannot go on with another. To start a new run from its "
             f"weights: python scripts/train.py init.from_run={run} {other[0]}={after.get(other[0])}"
         )
     if not changed:
@@ -256,10 +257,12 @@ def _out_of_memory_advice(error: BaseException, config: DictConfig) -> str:
     half = max(config.data.batch_size // 2, 1)
     faster = " or trainer.precision=bf16-mixed" if config.trainer.precision == "32-true" else ""
     reason = str(error).strip().partition("\n")[0]
+    accumulated = f"trainer.accumulate_grad_batches={2 * config.trainer.accumulate_grad_batches}"
+    if config.steps_per_execution > 1:
+        accumulated += " and steps_per_execution=1"
     return (
         f"Out of memory with batches of {config.data.batch_size} images of {config.data.resize} pixels: set "
-        f"data.batch_size={half} (with trainer.accumulate_grad_batches={2 * config.trainer.accumulate_grad_batches} a "
-        f"step still counts as many images){faster}. ({reason})"
+        f"data.batch_size={half} (with {accumulated} a step still counts as many images){faster}. ({reason})"
     )
 
 

@@ -32,9 +32,12 @@ def test_a_line_an_epoch(small, tmp_path, capsys):
     )
 
 
-def test_a_long_run_says_how_long_it_takes_and_what_makes_it_shorter(small, tmp_path, caplog):
+@pytest.mark.parametrize("several", [1, 5, 25])
+def test_a_long_run_says_how_long_it_takes_and_what_makes_it_shorter(small, tmp_path, caplog, several):
     caplog.set_level(logging.INFO)
-    many = ("trainer.limit_train_batches=25", "data.batch_size=40", "trainer.max_epochs=1")
+    epochs = 2 if several == 25 else 1  # of one execution each
+    many = ("trainer.limit_train_batches=25", "data.batch_size=40", f"trainer.max_epochs={epochs}")
+    many += (f"steps_per_execution={several}",)
     train(small("callbacks=default", "callbacks.time_estimate.long_seconds=0", *many), tmp_path)
     said = [message for message in caplog.messages if message.startswith("At this pace")]
     assert len(said) == 1

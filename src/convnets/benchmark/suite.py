@@ -82,7 +82,7 @@ class Benchmark:
             for label in chosen:
                 task = self._sized(CONTENDERS[label], model, quick)
                 if int(task.num_steps or 0) % task.steps_per_execution:
-                    self.say(f"{model}: {label} is left out: {task.num_steps} steps are too few.")
+                    self.say(f"{model}: {label} is left out: {task.num_steps} steps are no multiple of it.")
                 else:
                     named.append((label, task))
             names = {task: label for label, task in named}

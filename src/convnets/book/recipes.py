@@ -119,6 +119,7 @@ def measured_seconds(config: DictConfig) -> float:
         "trainer": {"max_epochs": 1, "limit_train_batches": 6, "limit_val_batches": 1},
         "callbacks": None,
         "logger": None,
+        "steps_per_execution": 1,
     }
     trial = OmegaConf.merge(config, changes)
     assert isinstance(trial, DictConfig)

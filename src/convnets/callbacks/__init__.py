@@ -16,7 +16,7 @@ from convnets.callbacks.history import History
 from convnets.callbacks.initialization import KaimingInit, NothingInitializedError, WeightsFromRun, XavierInit
 from convnets.callbacks.norms import Norms
 from convnets.callbacks.progress import Progress, TimeEstimate
-from convnets.callbacks.randomness import SeveralSteps, StepRandomness
+from convnets.callbacks.steps import SeveralSteps, StepRandomness
 from convnets.callbacks.throughput import Throughput
 
 __all__ = [

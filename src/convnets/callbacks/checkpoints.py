@@ -21,6 +21,7 @@ from torch import Tensor
 
 from convnets.atomic import replacing
 from convnets.callbacks.finite_loss import check_finite
+from convnets.callbacks.steps import steps_per_execution
 from convnets.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -233,7 +234,7 @@ class Checkpoints(Checkpoint):
         due = int(time.monotonic() - self._saved >= self.every_seconds)
         received = self._signals.received
         if trainer.world_size > 1:
-            if self._steps % RANKS_AGREE_EVERY:
+            if self._steps % max(RANKS_AGREE_EVERY // steps_per_execution(trainer), 1):
                 return
             wishes = torch.tensor([float(received), float(due)], device=pl_module.device)
             received, due = (int(wish) for wish in trainer.strategy.reduce(wishes, reduce_op="max").tolist())

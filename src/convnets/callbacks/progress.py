@@ -1,6 +1,7 @@
 """What a person at the terminal sees of a training."""
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from convnets.callbacks.history import History
-from convnets.callbacks.randomness import steps_per_execution
+from convnets.callbacks.steps import steps_in, steps_per_execution
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,8 @@ class Progress(ProgressBar):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = RichProgress(*columns, console=console, transient=True, auto_refresh=False)
         self._bar.start()
-        several = steps_per_execution(trainer)
-        self._unit = "steps" if several == 1 else f"executions of {several} steps"
-        self._task = self._bar.add_task("", total=int(trainer.num_training_batches) * (trainer.max_epochs or 1))
+        self._steps_per_epoch = steps_in(trainer, int(trainer.num_training_batches))
+        self._task = self._bar.add_task("", total=self._steps_per_epoch * (trainer.max_epochs or 1))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -53,13 +53,13 @@ class Progress(ProgressBar):
         if self._bar is None or ((now := time.monotonic()) - self._drawn < REFRESH_SECONDS):
             return
         self._drawn = now
-        done = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
-        self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {self._unit}")
+        done = trainer.current_epoch * self._steps_per_epoch + steps_in(trainer, batch_idx + 1)
+        self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, steps")
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Say that the epoch is being validated."""
         if self._bar is not None:
-            done = (trainer.current_epoch + 1) * int(trainer.num_training_batches)
+            done = (trainer.current_epoch + 1) * self._steps_per_epoch
             self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, validating")
 
     def _draw(self, completed: int, description: str) -> None:
@@ -105,25 +105,28 @@ class TimeEstimate(Callback):
         self.after_steps = after_steps
         self.long_seconds = long_seconds
         self._started = 0.0
-        self._num_steps = 0
+        self._num_executions = 0
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Time the steps between the 3rd, by when caches are warm, and the `after_steps`-th."""
-        self._num_steps += 1
-        if self._num_steps not in (3, self.after_steps) or not trainer.is_global_zero:
+        self._num_executions += 1
+        several = steps_per_execution(trainer)
+        first = math.ceil(3 / several)
+        last = max(math.ceil(self.after_steps / several), first + 1)
+        if self._num_executions not in (first, last) or not trainer.is_global_zero:
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()
-        if self._num_steps == 3:
+        if self._num_executions == first:
             self._started = time.perf_counter()
             return
-        seconds_per_step = (time.perf_counter() - self._started) / (self.after_steps - 3)
+        seconds_per_step = (time.perf_counter() - self._started) / (last - first) / several
         # A validation step has no backward pass: about a third of the work.
-        validation_steps = sum(int(batches) for batches in trainer.num_val_batches) / 3 / steps_per_execution(trainer)
+        validation_steps = sum(int(batches) for batches in trainer.num_val_batches) / 3
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
-        steps = (int(trainer.num_training_batches) + validation_steps) * epochs
+        steps = (steps_in(trainer, int(trainer.num_training_batches)) + validation_steps) * epochs
         if (seconds := steps * seconds_per_step) > self.long_seconds:
             advice = _advice(trainer, pl_module)
             log.info("At this pace the training takes about %s.%s", duration(seconds), advice)

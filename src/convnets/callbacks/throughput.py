@@ -31,7 +31,8 @@ class Throughput(Callback):
     """Scalars for TensorBoard, of each epoch: what waiting for data takes, and what the network's arithmetic comes to.
 
     throughput/data_wait_percent: share of the training's time between one step's end and the next one's start, but for
-        checkpoints: choosing, moving and resizing images. On a GPU, the time of the thread that feeds it.
+        checkpoints: choosing, moving and resizing images (with steps_per_execution above 1 without the resizing). On a
+        GPU, the time of the thread that feeds it.
     throughput/model_gflops: 1e9 operations a second, of the convolutions and linear layers forward and backward.
     throughput/peak_percent: of what the device reaches in a product of large matrices, in the training's precision.
 

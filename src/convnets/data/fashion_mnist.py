@@ -186,21 +186,18 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         return self.trainer.current_epoch, (self.trainer.fit_loop.batch_idx + 1) * self.steps_per_execution
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment (in training), resize and scale a batch of bytes, or each of several, on its device."""
-        trainer: Any = self.trainer
-        if trainer is None or not trainer.training:
-            images, labels = batch
-            return self.to_network_input(images), labels
-        epoch, first = self._position()
-        if self.steps_per_execution == 1:
-            return self._training_batch(batch, epoch, first)
-        return [self._training_batch(one, epoch, number) for number, one in enumerate(batch, first)]
-
-    def _training_batch(self, batch: Batch, epoch: int, number: int) -> Batch:
+        """Augment (in training), resize and scale a batch of bytes, on its device; several at once stay bytes."""
+        if self.trainer is not None and self.trainer.training:
+            return batch if self.steps_per_execution > 1 else self.training_batch(batch, self._position()[1])
         images, labels = batch
+        return self.to_network_input(images), labels
+
+    def training_batch(self, batch: Batch, number: int) -> Batch:
+        """Augment, resize and scale the epoch's `number`-th training batch of bytes, on its device."""
+        images, labels = batch
+        trainer: Any = self.trainer
         if self.augment == "shift_flip":
-            trainer: Any = self.trainer
-            step_seed = derive_seed("augment", self.seed, trainer.global_rank, epoch, number)
+            step_seed = derive_seed("augment", self.seed, trainer.global_rank, trainer.current_epoch, number)
             images = shift_flip(images, torch.Generator().manual_seed(step_seed))
         return self.to_network_input(images), labels
 
