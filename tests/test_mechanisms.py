@@ -4,6 +4,7 @@ from collections import Counter
 
 import lightning
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
@@ -142,6 +143,18 @@ def test_compiling_takes_the_training_step_and_changes_no_bit_that_the_backend_d
     assert results[0] == results[1] == results[2]
     weights = [(tmp_path / way / "weights.safetensors").read_bytes() for way in ways]
     assert weights[0] == weights[1] == weights[2]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
+def test_a_fused_optimizer_takes_the_same_steps_but_for_rounding(small, tmp_path, optimizer):
+    for fused in ("true", "null"):
+        train(small(f"optimizer={optimizer}", f"optimizer.fused={fused}"), tmp_path / fused)
+    weights = [safetensors.torch.load_file(tmp_path / fused / "weights.safetensors") for fused in ("true", "null")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-5)
+    config = small(f"optimizer={optimizer}", "optimizer.fused=true")
+    classifier = build_classifier(config, build_datamodule(config))
+    assert classifier.optimizer(classifier.parameters()).defaults["fused"] is True
 
 
 def test_without_a_compiler_compiling_is_refused(small, monkeypatch):

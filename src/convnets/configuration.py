@@ -134,6 +134,7 @@ RULES: Mapping[str, Rule] = {
     "optimizer.lr": POSITIVE,
     "optimizer.momentum": PROBABILITY,
     "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.fused": optional(FLAG),
     "schedule.max_lr": POSITIVE,
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": DEVICES,
