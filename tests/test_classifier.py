@@ -46,8 +46,8 @@ def test_a_step_of_training_is_a_step_of_plain_sgd():
 def test_tally_weights_by_images():
     tally = Tally()
     scores = torch.eye(3)
-    tally.update(torch.tensor([1.0, 2.0, 3.0]), scores, torch.tensor([0, 1, 1]))
-    tally.update(torch.tensor([6.0]), scores[:1], torch.tensor([0]))
+    tally.update(torch.tensor(2.0), scores, torch.tensor([0, 1, 1]))
+    tally.update(torch.tensor(6.0), scores[:1], torch.tensor([0]))
     assert tally.compute() == {"loss": 3.0, "accuracy": 0.75}
 
 

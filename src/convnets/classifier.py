@@ -15,7 +15,7 @@ from torchmetrics import Metric
 class Tally(Metric):
     """Loss and accuracy over images, summed on the device that computes them and over all ranks.
 
-    `update(losses, scores, labels)` takes the loss of each image (N,), scores (N, num_classes) and labels (N,).
+    `update(loss, scores, labels)` takes a batch's mean loss, scores (N, num_classes) and labels (N,).
     """
 
     full_state_update = False
@@ -29,11 +29,11 @@ class Tally(Metric):
         self.add_state("num_correct", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, losses: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """Count a batch."""
-        self.loss_sum += losses.sum()
-        self.num_correct += (scores.argmax(dim=1) == labels).sum()
-        self.num_images += len(labels)
+    def update(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
+        """Count a batch; in place, and in few operations, which a small network's steps feel."""
+        self.loss_sum.add_(loss, alpha=len(labels))
+        self.num_correct.add_((scores.argmax(dim=1) == labels).sum())
+        self.num_images.add_(len(labels))
 
     def compute(self) -> dict[str, float]:
         """Mean loss (nats) and share of correct images since the last reset; waits for the device."""
@@ -95,38 +95,39 @@ class Classifier(lightning.LightningModule):
         """The stage's mean loss and accuracy over its images so far, over all ranks: {"stage/loss": ...}."""
         return {f"{stage}/{name}": value for name, value in self.tally(stage).compute().items()}
 
-    def _outputs(self, batch: tuple[Tensor, Tensor], stage: str) -> tuple[Tensor, Tensor]:
-        """Count a batch; its scores and losses."""
-        images, labels = batch
-        score = self._train_forward if stage == "train" else self.network
-        scores = score(images.to(memory_format=self.memory_format))
-        losses = F.cross_entropy(scores, labels, reduction="none")
-        self.tally(stage).update(losses.detach(), scores.detach(), labels)
-        return scores, losses
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the mean loss of a batch."""
-        _, losses = self._outputs(batch, "train")
-        loss = losses.mean()
+        """Count a batch; return its mean loss."""
+        images, labels = batch
+        scores = self._train_forward(images.to(memory_format=self.memory_format))
+        loss = F.cross_entropy(scores, labels)
+        self.train_tally.update(loss.detach(), scores.detach(), labels)
         if self.trainer.world_size > 1:
             # DDP averages over ranks; where they share a batch unequally, this makes it the average over images.
-            num_images = torch.tensor(float(len(losses)), device=loss.device)
-            loss = loss * (len(losses) / self.trainer.strategy.reduce(num_images, reduce_op="mean"))
+            num_images = torch.tensor(float(len(labels)), device=loss.device)
+            loss = loss * (len(labels) / self.trainer.strategy.reduce(num_images, reduce_op="mean"))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Count a batch of validation images; return its scores (N, num_classes) to the callbacks."""
-        return self._outputs(batch, "val")[0]
+        scores, losses, labels = self.predict_step(batch, batch_idx)
+        self.val_tally.update(losses.mean(), scores, labels)
+        return scores
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count a batch of test images."""
-        self._outputs(batch, "test")
+        scores, losses, labels = self.predict_step(batch, batch_idx)
+        self.test_tally.update(losses.mean(), scores, labels)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (N, num_classes), losses (N,) and labels (N,) of a batch."""
         images, labels = batch
         scores = self(images)
         return scores, F.cross_entropy(scores, labels, reduction="none"), labels
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *limits: Any, **named: Any) -> None:
+        """Clip where a limit is set; Lightning's own costs time where none is."""
+        if self.trainer.gradient_clip_val is not None:
+            super().configure_gradient_clipping(optimizer, *limits, **named)
 
     def on_train_epoch_start(self) -> None:
         """Count from zero; not called where a run resumes inside an epoch."""

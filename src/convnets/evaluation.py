@@ -55,8 +55,8 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
         raise ConfigurationError(f"The split must be one of {', '.join(SPLITS)}, got {split!r}.")
     scores, losses, labels = _outputs(run, split)
     tally = Tally()
-    for batch in zip(losses, scores, labels, strict=True):
-        tally.update(*batch)
+    for batch_losses, *batch in zip(losses, scores, labels, strict=True):
+        tally.update(batch_losses.mean(), *batch)
     figures = tally.compute()
     all_labels = torch.cat(labels)
     probabilities = torch.cat(scores).float().softmax(dim=1)

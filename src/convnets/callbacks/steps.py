@@ -72,8 +72,7 @@ class SeveralSteps(Callback):
         loss: Any = trainer.strategy.training_step(batch, number)
         optimizer.zero_grad()
         loss.backward()
-        if trainer.gradient_clip_val is not None:
-            pl_module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+        pl_module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         optimizer.step()
         for schedule in trainer.lr_scheduler_configs:
             pl_module.lr_scheduler_step(schedule.scheduler, metric=None)
