@@ -1,5 +1,6 @@
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,9 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 assert convnets.sweeps
 
+
+# In the background of a shell script Ctrl-C is ignored, by the children too; tests send it to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # TensorBoard reads the files of a second in the order of their number in the process, as text: a test process makes
 # many more than a training, and its tenth would come before its ninth.
