@@ -214,6 +214,7 @@ def _data_path(task: Task, marks: Marks) -> dict[str, Any]:
 
     from convnets.building import build_datamodule
 
+    keep_freed_memory()  # as a training does
     config, _ = compose(CONFIG_DIR, "train", _overrides(task))
     datamodule = build_datamodule(config)
     datamodule.prepare_data()
