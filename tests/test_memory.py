@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
-# Steps with a tensor larger than glibc ever keeps by itself; what the cheapest of the last ones fetches in pages.
+# Steps with a tensor larger than glibc ever keeps by itself; what the cheapest of the last ones fetches in pages: until
+# the holes that it leaves have settled, some are fetched anew.
 PROGRAM = """
 import resource, torch
 from convnets.memory import keep_freed_memory
 kept = keep_freed_memory()
 faults = []
-for _ in range(10):
+for _ in range(40):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(20_000_000)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
