@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import struct
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -233,7 +235,17 @@ def test_idx_files_are_read_raw_or_compressed(tmp_path):
     assert torch.equal(read_idx(tmp_path / IMAGES), read_idx(SAMPLE_DIR / IMAGES))
 
 
-@pytest.mark.parametrize("content", [CONTENT[IMAGES][:-1], b"no IDX", CONTENT[IMAGES] + b"\0"])
+def test_a_raw_file_is_in_memory_once(tmp_path):
+    (tmp_path / IMAGES).write_bytes(b"\0\0\x08\3" + struct.pack(">3i", 4_000, 28, 28) + bytes(4_000 * 28 * 28))
+    tracemalloc.start()
+    try:
+        images = read_idx(tmp_path / IMAGES)
+        assert images.nbytes <= tracemalloc.get_traced_memory()[1] < 1.1 * images.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [CONTENT[IMAGES][:-1], b"no IDX", b"", CONTENT[IMAGES] + b"\0"])
 def test_a_broken_idx_file_is_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(ValueError, match="is no whole IDX file of bytes: remove it"):

@@ -4,6 +4,7 @@ import fcntl
 import gzip
 import hashlib
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -211,12 +212,14 @@ def _install(source_dir: Path, incoming: Path, target: Path, digest: str) -> boo
     return True
 
 
-def _content(folder: Path, name: str) -> bytes | None:
-    """The bytes of a file that is there raw or as .gz, else None."""
+def _content(folder: Path, name: str) -> bytearray | None:
+    """The bytes of a file that is there raw or as .gz, else None. A raw one is in memory once."""
     try:
         if (folder / name).is_file():
-            return (folder / name).read_bytes()
-        return gzip.decompress((folder / f"{name}.gz").read_bytes())
+            with (folder / name).open("rb") as file:
+                content = bytearray(os.fstat(file.fileno()).st_size)
+                return content if file.readinto(content) == len(content) else None
+        return bytearray(gzip.decompress((folder / f"{name}.gz").read_bytes()))
     except (FileNotFoundError, NotADirectoryError, EOFError, gzip.BadGzipFile, zlib.error):
         return None
 
@@ -258,11 +261,10 @@ def read_idx(path: Path) -> Tensor:
 
     Source: the format's description on the MNIST page of Y. LeCun.
     """
-    content = _content(path.parent, path.name) or b""
+    content = _content(path.parent, path.name) or bytearray()
     num_dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * num_dimensions
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    values = torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:]
-    if num_dimensions == 0 or len(values) != torch.Size(shape).numel():
+    if num_dimensions == 0 or len(content) != start + math.prod(shape):
         raise ValueError(f"{path} is no whole IDX file of bytes: remove it, and it will be fetched again.")
-    return values.view(shape)
+    return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(shape)
