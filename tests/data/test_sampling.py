@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from convnets.data.sampling import BatchSampler, ImageBatches, derive_seed, stratified_split
+from convnets.data.sampling import BatchSampler, ImageBatches, derive_seed, keep_rows, stratified_split
 
 
 def batches(num_images=103, batch_size=10, seed: int | None = 0, epoch=0, first=0, rank=0, num_ranks=1):
@@ -82,3 +82,13 @@ def test_holdout_is_stratified_and_fixed_by_its_seed():
     assert counts.max() <= 10
     assert torch.equal(held_out, stratified_split(labels, 95, seed=0)[1])
     assert not torch.equal(held_out, stratified_split(labels, 95, seed=1)[1])
+
+
+@pytest.mark.parametrize("num_kept", [0, 1, 2_999, 5_000])
+def test_kept_rows_take_no_memory_of_their_own(num_kept):
+    values = torch.arange(10_000).view(5_000, 2)
+    numbers = torch.randperm(5_000, generator=torch.Generator().manual_seed(0))[:num_kept].sort().values
+    expected = values[numbers]
+    kept = keep_rows(values, numbers)
+    assert torch.equal(kept, expected)
+    assert kept.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()

@@ -17,6 +17,7 @@ from convnets.data.sampling import (
     ExecutionSampler,
     ImageBatches,
     derive_seed,
+    keep_rows,
     stratified_split,
 )
 
@@ -123,11 +124,8 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
                 f"data.holdout={self.holdout} leaves nothing of {len(labels)} training images: choose a smaller one."
             )
         kept, held_out = stratified_split(labels, self.holdout, self.split_seed)
-        self.splits = {
-            "train": ImageBatches(images[kept], labels[kept]),
-            "val": ImageBatches(images[held_out], labels[held_out]),
-            "test": test,
-        }
+        val = ImageBatches(images[held_out], labels[held_out])
+        self.splits = {"train": ImageBatches(keep_rows(images, kept), labels[kept]), "val": val, "test": test}
 
     @property
     def num_train_batches(self) -> int:

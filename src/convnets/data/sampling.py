@@ -130,3 +130,12 @@ def stratified_split(labels: Tensor, num_held_out: int, seed: int) -> tuple[Tens
         turn[members] = torch.arange(len(members), dtype=torch.float64).add(0.5) / len(members)
     dealt = order[turn.argsort(stable=True)]
     return dealt[num_held_out:].sort().values, dealt[:num_held_out].sort().values
+
+
+def keep_rows(values: Tensor, numbers: Tensor) -> Tensor:
+    """The rows of these ascending numbers, moved to the front of `values`: no second tensor in memory."""
+    start = 0
+    for some in numbers.split(1_000):
+        values[start : start + len(some)] = values[some]  # never further on than where they were
+        start += len(some)
+    return values[:start]
