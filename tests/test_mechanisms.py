@@ -1,6 +1,9 @@
 """What makes a training fast is there; the clock is the benchmark's business, not the tests'."""
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import lightning
 import pytest
@@ -15,6 +18,7 @@ from convnets.building import STEP_HOOKS, build_classifier, build_datamodule, bu
 from convnets.configuration import ConfigurationError
 from convnets.data import FashionMNISTSampleDataModule
 from convnets.data.sampling import ImageBatches
+from convnets.runs import Run
 from convnets.training import train
 
 EVERYTHING_ON = ("data=fashion_mnist_sample", "trainer=cpu", "trainer.max_epochs=2", "data.batch_size=64")
@@ -42,12 +46,9 @@ class Steps(Callback):
     def __init__(self, watched):
         self.watched = watched
 
-    def on_train_batch_start(self, trainer, *_):
-        if not trainer.is_last_batch:  # whose end is the epoch's, where figures are read
-            self.watched.step = "within an epoch"
-
-    def on_train_batch_end(self, trainer, *_):
-        self.watched.step = None
+    def on_train_batch_start(self, trainer, *_):  # until the next one's: also between the steps
+        # The last one's end is the epoch's, where figures are read.
+        self.watched.step = None if trainer.is_last_batch else "within an epoch"
 
 
 @pytest.mark.parametrize("several", [1, 4])
@@ -63,6 +64,40 @@ def test_no_step_waits_for_the_device_and_no_float_copy_of_the_data_is_made(comp
     assert watched.waits["within an epoch"] == 0
     assert watched.waits[None] > 0  # at an epoch's end something is read: the watch works
     assert watched.largest < 1000 * 28 * 28
+
+
+IN_A_RANK = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from test_mechanisms import Steps, Watched
+from convnets.runs import Run
+from convnets.training import train
+
+watched = Watched()
+with watched:
+    train(Run(Path("stored")).config, Path("run"), [Steps(watched)])
+Path(f"waits-{watched.waits['within an epoch']}-of-{len(watched.waits)}").touch()
+"""
+
+
+def test_ranks_do_not_wait_either(compose, tmp_path):
+    """Nine steps: after ten they agree on signals, for which they wait."""
+    on_two_ranks = (
+        "trainer.strategy=ddp",
+        "trainer.devices=2",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=9",
+    )
+    (tmp_path / "stored").mkdir()
+    Run(tmp_path / "stored").save_config(compose(*EVERYTHING_ON, *on_two_ranks, "callbacks=none", "logger=none"))
+    (tmp_path / "rank.py").write_text(IN_A_RANK)
+    command = [sys.executable, "rank.py", str(Path(__file__).parent)]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    (waits,) = tmp_path.glob("waits-*")
+    assert waits.name == "waits-0-of-1"
 
 
 @pytest.mark.parametrize("size", [28, 56])

@@ -192,7 +192,11 @@ def build_trainer(
         use_distributed_sampler=False,  # ours shards the batches itself
     )
     with refusals_explained():
-        return build()
+        trainer = build()
+    # Before each step of several ranks Lightning asks whether the first has had SIGTERM, and waits for the device to
+    # read the answer. `Checkpoints` agrees on signals, every few steps.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _build_step(config: DictConfig) -> Callback:

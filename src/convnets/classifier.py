@@ -103,7 +103,7 @@ class Classifier(lightning.LightningModule):
         self.train_tally.update(loss.detach(), scores.detach(), labels)
         if self.trainer.world_size > 1:
             # DDP averages over ranks; where they share a batch unequally, this makes it the average over images.
-            num_images = torch.tensor(float(len(labels)), device=loss.device)
+            num_images = torch.full((), float(len(labels)), device=loss.device)  # not a copy, for which it would wait
             loss = loss * (len(labels) / self.trainer.strategy.reduce(num_images, reduce_op="mean"))
         return loss
 
