@@ -24,9 +24,11 @@ def shift_flip(images: Tensor, generator: torch.Generator, max_shift: int = 2) -
     """
     num_images, _, height, width = images.shape
     down, right, mirrored = (
-        torch.randint(0, choices, (num_images, 1), generator=generator, device=generator.device).to(images.device)
+        torch.randint(0, choices, (num_images, 1), generator=generator, device=generator.device)
         for choices in (2 * max_shift + 1, 2 * max_shift + 1, 2)
     )
+    # Without waiting for the device.
+    down, right, mirrored = (drawn.to(images.device, non_blocking=True) for drawn in (down, right, mirrored))
     rows = torch.arange(height, device=images.device) + down  # (N, H)
     columns = torch.arange(width, device=images.device)
     columns = torch.where(mirrored == 1, columns.flip(0), columns) + right  # (N, W)
