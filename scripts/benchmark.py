@@ -12,11 +12,12 @@ except ModuleNotFoundError as error:
 
 parser = argparse.ArgumentParser(
     description=__doc__,
-    epilog="The report lies in outputs/benchmarks/ as benchmark.md and benchmark.json. Run nothing else meanwhile.",
+    epilog=f"Contenders: {', '.join(map(repr, CONTENDERS))}. The report lies in outputs/benchmarks/ as benchmark.md "
+    "and benchmark.json. Run nothing else meanwhile.",
 )
 parser.add_argument("--quick", action="store_true", help="the main contenders, once, on few steps: two minutes")
 parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(all)")
-parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="(all)")
+parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, metavar="CONTENDER", help="of those below (all)")
 parser.add_argument("--repetitions", type=int, default=3, help="of each measurement (3)")
 parser.add_argument(
     "--growth", action="store_true", help="instead: how pace and memory change with batch and image size"

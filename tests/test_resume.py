@@ -665,6 +665,15 @@ def test_who_holds_a_run_is_told_and_left_alone(tmp_path):
 # Nothing that a user may be handed runs code
 
 
+def test_a_checkpoint_of_another_program_is_refused(small, tmp_path):
+    path = interrupted_run(small(), tmp_path / "run")
+    torch.save(read_checkpoint(path), path)
+    with pytest.raises(
+        CheckpointError, match=r"last\.ckpt has no checksum, so another program or version wrote it\. .*rm"
+    ):
+        train(small(), tmp_path / "run")
+
+
 class Planted:
     """Runs code when unpickled."""
 

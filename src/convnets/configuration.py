@@ -77,8 +77,9 @@ PROBABILITY = Rule("a number from 0 to below 1", lambda v: _is_number(v) and 0 <
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
 FOLDER_NAME = Rule(
-    "1 to 100 letters, digits, dots, dashes and underscores, the first no dot",
-    lambda v: re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", str(v)) is not None and isinstance(v, (str, int)),
+    "1 to 100 letters, digits, dots, dashes and underscores, the first no dot (in two pairs of quotes, '\"1.5\"', what "
+    "would be a number or true)",
+    lambda v: re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", str(v)) is not None and (isinstance(v, str) or _is_whole(v)),
 )
 BATCH_LIMIT = Rule(
     "a whole number of batches of at least 1, or a share of them above 0.0 and up to 1.0",
