@@ -49,8 +49,8 @@ def test_the_peak_starts_anew():
     assert peak_mib() < before - 150
 
 
-def test_the_window_is_between_the_last_warm_up_step_and_the_last_step(monkeypatch):
-    marks = Marks(replace(SAMPLE, num_steps=5, num_warm_up=2, num_val_batches=3), started=-10.0)
+def test_the_window_is_between_the_last_warm_up_step_and_the_last_step_but_one(monkeypatch):
+    marks = Marks(replace(SAMPLE, num_steps=6, num_warm_up=2, num_val_batches=3), started=-10.0)
     marks._wait = lambda: None
     clock = iter([1.0, 4.0, 10.0, 20.0, 21.0, 23.0])
     monkeypatch.setattr("convnets.benchmark.marks.time.monotonic", lambda: next(clock))
@@ -114,8 +114,9 @@ def test_steps_that_fill_no_executions_are_said_and_left_out(benchmark):
     said = []
     benchmark.say = said.append
     benchmark.compare(["vgg"], ["ours, 39 steps at once"], 1, quick=False)
-    assert said == ["vgg: ours, 39 steps at once is left out: 6 steps are no multiple of it."]
-    assert benchmark._sized(suite.CONTENDERS["ours, 39 steps at once"], "lenet", quick=False).num_warm_up == 39
+    assert said == ["vgg: ours, 39 steps at once is left out: too few steps are measured for it."]
+    sized = benchmark._sized(suite.CONTENDERS["ours, 39 steps at once"], "lenet", quick=False)
+    assert (sized.num_warm_up, sized.num_steps, Marks(sized, 0).num_measured) == (39, 507, 468)
 
 
 def test_a_recipe_that_was_not_run_is_estimated_and_marked(benchmark):

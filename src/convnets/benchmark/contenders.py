@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from convnets.benchmark.marks import Marks, Task, peak_mib, reset_peak
+from convnets.benchmark.marks import NUM_TRAINING_IMAGES, Marks, Task, peak_mib, reset_peak
 from convnets.configuration import CONFIG_DIR, compose, main
 from convnets.memory import keep_freed_memory
 
@@ -161,6 +161,8 @@ def _d2l(task: Task, marks: Marks) -> None:
             super().__init__()
             self.save_hyperparameters()
             self.net = _as_it_comes(network)
+            if task.num_steps is not None:  # it draws after so many steps as in a whole epoch
+                self.plot_train_per_epoch *= task.num_steps * task.batch_size / NUM_TRAINING_IMAGES
 
         def validation_step(self, batch: Any) -> None:
             marks.validation_batch()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES = 60_000, 10_000
 BATCHES_BEFORE_VALIDATION_IS_TIMED = 1
 
 
@@ -19,7 +20,8 @@ class Task:
         contender: a name in `contenders.CONTENDERS`.
         model: a name in conf/model, with the book's recipe; data: one in conf/data.
         num_steps: of each epoch; None for whole ones.
-        num_warm_up: steps before the measured ones, which are the rest of the first epoch.
+        num_warm_up: steps before the measured ones, which are the rest of the first epoch but for its last execution:
+            what an epoch's end takes would weigh too much in a few steps.
         num_val_batches: None for all.
         resize: side of the images in pixels; None for the model's own.
         num_workers: processes that load data, where the contender has such; None for its habit.
@@ -82,12 +84,14 @@ class Marks:
 
     @property
     def num_measured(self) -> int:
-        """The last step of the window: of whole epochs the last full batch of the first one."""
-        return self.task.num_steps or 60_000 // self.task.batch_size
+        """The last step of the window."""
+        if self.task.num_steps is None:
+            return NUM_TRAINING_IMAGES // self.task.batch_size
+        return self.task.num_steps - self.task.steps_per_execution
 
     def validation_batch(self) -> None:
         """A validation batch begins."""
-        if len(self._validation) < (self.task.num_val_batches or 10_000 // self.task.batch_size):
+        if len(self._validation) < (self.task.num_val_batches or NUM_VALIDATION_IMAGES // self.task.batch_size):
             self._validation.append(time.monotonic())
 
     def figures(self) -> dict[str, float]:
