@@ -11,12 +11,14 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.tensorboard import SummaryWriter
 
 from convnets.building import STEP_HOOKS, build_classifier, build_datamodule, build_trainer
 from convnets.configuration import ConfigurationError
 from convnets.data import FashionMNISTSampleDataModule
+from convnets.data.preprocessing import shift_flip, to_network_input
 from convnets.data.sampling import ImageBatches
 from convnets.runs import Run
 from convnets.training import train
@@ -70,20 +72,35 @@ IN_A_RANK = """
 import sys
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, sys.argv[1])
 from test_mechanisms import Steps, Watched
 from convnets.runs import Run
 from convnets.training import train
 
 watched = Watched()
+
+
+def counted(name):
+    def count(*args, **kwargs):
+        watched.waits[watched.step] += 1
+        return original(*args, **kwargs)
+
+    original = getattr(torch.distributed, name)
+    setattr(torch.distributed, name, count)
+
+
+for name in ("all_reduce", "all_gather", "barrier", "broadcast"):
+    counted(name)
 with watched:
     train(Run(Path("stored")).config, Path("run"), [Steps(watched)])
 Path(f"waits-{watched.waits['within an epoch']}-of-{len(watched.waits)}").touch()
 """
 
 
-def test_ranks_do_not_wait_either(compose, tmp_path):
-    """Nine steps: after ten they agree on signals, for which they wait."""
+def test_ranks_wait_for_nothing_but_the_gradients(compose, tmp_path):
+    """Nine steps: after ten they agree on signals."""
     on_two_ranks = (
         "trainer.strategy=ddp",
         "trainer.devices=2",
@@ -220,3 +237,28 @@ def test_compiled_for_this_processor_gradients_are_as_exact_as_without(small, mo
         return max(((p.grad - q.grad).norm() / q.grad.norm()).item() for p, q in pairs if q.grad.norm() > 1e-6)
 
     assert 0 < error(compiled) < 1.5 * error(plain) < 0.02
+
+
+class Copies(TorchDispatchMode):
+    """Notes, of each copy to another device, whether it is waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.waited_for = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and kwargs.get("device") not in (None, args[0].device):
+            self.waited_for.append(not kwargs.get("non_blocking"))
+        return func(*args, **kwargs)
+
+
+def test_a_gpu_is_not_waited_for_when_a_batch_is_chosen_augmented_and_resized():
+    """Tensors without content stand in for a GPU's."""
+    copies = Copies()
+    with FakeTensorMode(allow_non_fake_inputs=True), copies:
+        pixels = torch.zeros(100, 1, 28, 28, dtype=torch.uint8, device="cuda")
+        images, _ = ImageBatches(pixels, torch.zeros(100, dtype=torch.int64, device="cuda"))[torch.arange(16)]
+        ready = to_network_input(shift_flip(images, torch.Generator().manual_seed(0)), 56)
+    assert (ready.shape, ready.device.type) == ((16, 1, 56, 56), "cuda")
+    assert copies.waited_for == [False] * 4

@@ -41,6 +41,11 @@ class Tally(Metric):
         return {"loss": self.loss_sum.item() / num_images, "accuracy": self.num_correct.item() / num_images}
 
 
+def mean_loss(losses: Tensor) -> Tensor:
+    """Of losses (N,); 0 of none, as a rank may have where a last batch has fewer images than there are ranks."""
+    return losses.sum() / max(len(losses), 1)
+
+
 class Classifier(lightning.LightningModule):
     """Trains a network that maps images (N, C, H, W) to scores (N, num_classes).
 
@@ -72,6 +77,7 @@ class Classifier(lightning.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.taken_over: frozenset[str] = frozenset()  # names of weights that come from another run
+        self.num_images_in_step: int | None = None  # over all ranks, where several share a batch; set before each step
         self.train_tally = Tally()
         self.val_tally = Tally()
         self.test_tally = Tally()
@@ -101,22 +107,21 @@ class Classifier(lightning.LightningModule):
         scores = self._train_forward(images.to(memory_format=self.memory_format))
         loss = F.cross_entropy(scores, labels)
         self.train_tally.update(loss.detach(), scores.detach(), labels)
-        if self.trainer.world_size > 1:
+        if self.num_images_in_step is not None:
             # DDP averages over ranks; where they share a batch unequally, this makes it the average over images.
-            num_images = torch.full((), float(len(labels)), device=loss.device)  # not a copy, for which it would wait
-            loss = loss * (len(labels) / self.trainer.strategy.reduce(num_images, reduce_op="mean"))
+            loss = loss * (len(labels) * self.trainer.world_size / self.num_images_in_step)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Count a batch of validation images; return its scores (N, num_classes) to the callbacks."""
         scores, losses, labels = self.predict_step(batch, batch_idx)
-        self.val_tally.update(losses.mean(), scores, labels)
+        self.val_tally.update(mean_loss(losses), scores, labels)
         return scores
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count a batch of test images."""
         scores, losses, labels = self.predict_step(batch, batch_idx)
-        self.test_tally.update(losses.mean(), scores, labels)
+        self.test_tally.update(mean_loss(losses), scores, labels)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (N, num_classes), losses (N,) and labels (N,) of a batch."""

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from convnets.atomic import replacing
 from convnets.callbacks.finite_loss import check_finite
-from convnets.callbacks.steps import steps_per_execution
 from convnets.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of what this module adds to Lightning's checkpoint, under "convnets"
-RANKS_AGREE_EVERY = 10  # steps after which the ranks ask each other whether to save
+# Steps after which the ranks first ask each other whether to save; then about once in so many seconds.
+FIRST_AGREEMENT_STEPS, AGREEMENT_SECONDS = 10, 1.0
 # A checkpoint is a zip archive, and its checksum the archive's comment: one file, which any reader of zip still reads.
 END_OF_ZIP, CHECKSUM_BYTES = b"PK\x05\x06", 64
 NO_COMMENT, COMMENT = (length.to_bytes(2, "little") for length in (0, CHECKSUM_BYTES))  # before the comment: its length
@@ -208,7 +208,8 @@ class Checkpoints(Checkpoint):
         self.num_saved = 0
         self._signals = _Signals()
         self._saved = 0.0  # when
-        self._steps = 0
+        self._agreed = 0.0  # when
+        self._steps_to_agreement = self._steps_since = FIRST_AGREEMENT_STEPS
 
     @classmethod
     def of(cls, trainer: Any) -> Self:
@@ -218,7 +219,8 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Watch for signals: not earlier, for Lightning sets handlers of its own."""
         self._signals.watch(speaks=trainer.is_global_zero)
-        self._saved = time.monotonic()
+        self._saved = self._agreed = time.monotonic()
+        self._steps_to_agreement, self._steps_since = FIRST_AGREEMENT_STEPS, 0
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -230,18 +232,26 @@ class Checkpoints(Checkpoint):
         """
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        self._steps += 1
         due = int(time.monotonic() - self._saved >= self.every_seconds)
         received = self._signals.received
         if trainer.world_size > 1:
-            if self._steps % max(RANKS_AGREE_EVERY // steps_per_execution(trainer), 1):
+            self._steps_since += 1
+            if self._steps_since < self._steps_to_agreement:
                 return
-            wishes = torch.tensor([float(received), float(due)], device=pl_module.device)
-            received, due = (int(wish) for wish in trainer.strategy.reduce(wishes, reduce_op="max").tolist())
+            received, due = self._agreed_on(received, due, pl_module.device)
         if due or received:
             check_finite(trainer, pl_module, "train")
             self._save(trainer, self.last_path)
             self._leave_if_asked(trainer, received)
+
+    def _agreed_on(self, received: int, due: int, device: torch.device) -> tuple[int, int]:
+        """What any rank wishes; all wait for each other, and then for the device, so not too often."""
+        pace = self._steps_since / max(time.monotonic() - self._agreed, 1e-6)
+        wishes = torch.tensor([float(received), float(due), -pace * AGREEMENT_SECONDS], device=device)
+        torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX)  # the strategy's has a barrier besides
+        received, due, steps = map(int, wishes.tolist())
+        self._agreed, self._steps_since, self._steps_to_agreement = time.monotonic(), 0, max(-steps, 1)
+        return received, due
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the epoch; of equally good epochs the first is the best."""

@@ -10,11 +10,16 @@ from torch import Tensor
 from convnets.data import derive_seed
 
 
-def seed_step(trainer: lightning.Trainer, device: torch.device, seed: int, number: int) -> None:
+def begin_step(trainer: lightning.Trainer, pl_module: Any, seed: int, number: int) -> None:
     """Seed the generators that a training step draws from, the epoch's `number`-th on this rank.
 
-    Only the CPU's generator and that of the step's device: `torch.manual_seed` costs half a millisecond.
+    Only the CPU's generator and that of the step's device: `torch.manual_seed` costs half a millisecond. Where several
+    ranks share the batch, the module is told its size, which no rank need ask the others for.
     """
+    if trainer.world_size > 1:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        pl_module.num_images_in_step = datamodule.num_images_in_batch(number)
+    device = pl_module.device
     mixed = derive_seed("step", seed, trainer.global_rank, trainer.current_epoch, number)
     torch.default_generator.manual_seed(mixed)
     if device.type == "cuda":
@@ -31,7 +36,7 @@ class StepRandomness(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed the step."""
-        seed_step(trainer, pl_module.device, self.seed, batch_idx)
+        begin_step(trainer, pl_module, self.seed, batch_idx)
 
 
 class SeveralSteps(Callback):
@@ -55,11 +60,11 @@ class SeveralSteps(Callback):
         first = batch_idx * self.steps_per_execution
         for number, one in enumerate(batch[:-1], first):
             ready = datamodule.training_batch(one, number)
-            seed_step(trainer, pl_module.device, self.seed, number)
+            begin_step(trainer, pl_module, self.seed, number)
             self._step(trainer, pl_module, ready, number)
         number = first + len(batch) - 1
         batch[:] = datamodule.training_batch(batch[-1], number)
-        seed_step(trainer, pl_module.device, self.seed, number)
+        begin_step(trainer, pl_module, self.seed, number)
 
     def _step(
         self,

@@ -132,6 +132,10 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
         """Training batches of an epoch, once the images are read."""
         return -(-len(self.splits["train"]) // self.batch_size)
 
+    def num_images_in_batch(self, number: int) -> int:
+        """Images in the epoch's `number`-th training batch, over all devices."""
+        return min(self.batch_size, len(self.splits["train"]) - number * self.batch_size)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training images in the order f(seed, epoch), `steps_per_execution` at once."""
         return self._loader("train", self.seed)
