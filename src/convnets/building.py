@@ -151,12 +151,7 @@ def build_trainer(
     on_gpu = _uses_gpu(options["accelerator"])
     if options["devices"] == "auto" and not on_gpu:
         options["devices"] = 2 if options["strategy"] == "ddp" else 1
-    options["benchmark"] = on_gpu and not options["deterministic"]  # cuDNN tries its algorithms out
-    if on_gpu:
-        torch.set_float32_matmul_precision(options["matmul_precision"])
-    else:
-        keep_freed_memory()
-    del options["matmul_precision"]
+    prepare_process(on_gpu, options.pop("matmul_precision"), options["deterministic"])
     options["limit_train_batches"] = _limit_of_executions(config)
     options["sync_batchnorm"] = options["sync_batchnorm"] and on_gpu  # torch has it for GPUs only
     if options["precision"] == "16-mixed" and not on_gpu:
@@ -197,6 +192,15 @@ def build_trainer(
     # read the answer. `Checkpoints` agrees on signals, every few steps.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def prepare_process(on_gpu: bool, matmul_precision: str, deterministic: bool) -> None:
+    """Make the settings of the whole process that training is faster with."""
+    torch.backends.cudnn.benchmark = on_gpu and not deterministic  # cuDNN tries its algorithms out
+    if on_gpu:
+        torch.set_float32_matmul_precision(matmul_precision)
+    else:
+        keep_freed_memory()
 
 
 def _build_step(config: DictConfig) -> Callback:

@@ -1,5 +1,7 @@
 import json
 import mmap
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -23,7 +25,9 @@ MACHINE = {
 @pytest.mark.parametrize("contender", ["ours", "bare", "customary"])
 def test_a_contender_trains_and_tells_its_pace(contender):
     figures = measure(replace(SAMPLE, contender=contender))
-    assert set(figures) == {"images_per_second", "import_seconds", "first_step_seconds", "peak_mib", "seconds"}, figures
+    names = {"images_per_second", "import_seconds", "first_step_seconds", "peak_mib", "seconds", "others_share"}
+    assert set(figures) == names, figures
+    assert 0 <= figures["others_share"] < 1
     assert figures["images_per_second"] > 10
     assert 0 < figures["import_seconds"] < figures["first_step_seconds"] < figures["seconds"]
     assert figures["peak_mib"] > 100
@@ -124,6 +128,23 @@ def test_a_recipe_that_was_not_run_is_estimated_and_marked(benchmark):
                "peak_mib": 1}  # fmt: skip
     benchmark.measurements = [Measurement("vgg", "ours", 0, replace(SAMPLE, model="vgg"), figures)]
     assert cells([*benchmark.report()], "ours")[8] == "≈ 1,105 s"  # 5 + 10 * (60,000 / 600 + 10,000 / 1,000)
+
+
+def test_a_busy_machine_is_told_of(benchmark):
+    for share in (0.04, 0.06, 0.5):
+        benchmark.measurements.append(Measurement("vgg", "ours", 0, SAMPLE, {"error": "", "others_share": share}))
+    (line,) = (line for line in benchmark.report() if "busy" in line)
+    assert "in 2 of 3 measurements others took more than 5% of its processors, at most 50% (vgg, ours)" in line
+
+
+def test_what_others_work_meanwhile_is_noticed():
+    program = "import time; end = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    other = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        assert measure(SAMPLE)["others_share"] > 0.1
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_growth_is_a_table_of_each_quantity(benchmark, monkeypatch):

@@ -57,9 +57,9 @@ class CustomaryModule(lightning.LightningModule):
 def loaders(
     root: Path, image_size: int, batch_size: int, num_workers: int | None
 ) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
-    """Training and test images; a worker for each core, where no number is given."""
+    """Training and test images; a worker for each core but at most eight, where no number is given."""
     transform = transforms.Compose([transforms.Resize((image_size, image_size)), transforms.ToTensor()])
-    num_workers = (os.cpu_count() or 1) if num_workers is None else num_workers
+    num_workers = min(len(os.sched_getaffinity(0)), 8) if num_workers is None else num_workers
     train, test = (
         DataLoader(
             FashionMNIST(root, train=is_train, transform=transform, download=True),

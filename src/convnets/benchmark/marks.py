@@ -91,7 +91,10 @@ class Marks:
 
     def validation_batch(self) -> None:
         """A validation batch begins."""
-        if len(self._validation) < (self.task.num_val_batches or NUM_VALIDATION_IMAGES // self.task.batch_size):
+        num_timed = self.task.num_val_batches or NUM_VALIDATION_IMAGES // self.task.batch_size
+        if len(self._validation) < num_timed:
+            if len(self._validation) in (BATCHES_BEFORE_VALIDATION_IS_TIMED, num_timed - 1):
+                self._wait()
             self._validation.append(time.monotonic())
 
     def figures(self) -> dict[str, float]:
@@ -116,7 +119,7 @@ def reset_peak() -> None:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had, in MiB; not that of its workers."""
+    """The most memory that this process has had, in MiB; not that of its workers, and none of a GPU."""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) / 1024

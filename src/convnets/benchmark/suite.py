@@ -42,7 +42,9 @@ QUICK = {
     "resnet18": ("ours", "ours, bf16", FLOOR),
 }
 
+FLOORS = {"32-true": FLOOR, "bf16-mixed": FLOOR_BF16}
 GROWTH = "growth: "
+MOST_OTHERS_MAY_TAKE = 0.05  # of the processors, before a measurement is doubted
 
 Figures = dict[str, Any]
 
@@ -168,6 +170,14 @@ class Benchmark:
             yield from ["", "![images per second and memory](growth.png)"]
         for group in growth:
             yield from ["", f"## By {group.removeprefix(GROWTH)}", "", *self._curve(group)]
+        shares = [(m.figures.get("others_share", 0), f"{m.group}, {m.label}") for m in self.measurements]
+        if busy := [one for one in shares if one[0] > MOST_OTHERS_MAY_TAKE]:
+            yield ""
+            yield (
+                f"**The machine was busy**: in {len(busy)} of {len(shares)} measurements others took more than "
+                f"{MOST_OTHERS_MAY_TAKE:.0%} of its processors, at most {max(busy)[0]:.0%} ({max(busy)[1]}). Such "
+                "paces are too low, and their ratios not to be trusted."
+            )
         if errors := {f"{m.group}, {m.label}": m.figures["error"] for m in self.measurements if "error" in m.figures}:
             yield from ["", "## Not measured", "", *(f"- {what}: {why}" for what, why in errors.items())]
 
@@ -197,7 +207,7 @@ class Benchmark:
                 len(pace),
                 spread(pace.values(), ",.0f"),
                 self._ratio(model, label, BOOK_PACKAGE),
-                self._ratio(model, label, FLOOR if precision == "32-true" else FLOOR_BF16),
+                "" if CONTENDERS[label].compile else self._ratio(model, label, FLOORS[precision]),
                 f"{share / self.machine['peak_flops'][precision]:.1%}",
                 f"{statistics.median(imports.values()):.1f} s",
                 f"+ {statistics.median(first[k] - imports[k] for k in first):.1f} s",
