@@ -10,9 +10,16 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
+
+
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("run", metavar="RUN", help="a run's folder, its name in outputs/, latest, or best:SWEEP")
-parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="a file, or a folder of PNG and JPEG files")
+parser.add_argument("images", metavar="IMAGE", nargs="+", type=_path, help="a file, or a folder of PNG and JPEG files")
 parser.add_argument(
     "--background",
     choices=("auto", "black", "white"),

@@ -27,6 +27,8 @@ def main() -> int:
         train_counted(sys.argv[4:], Path(sys.argv[2]), Path(sys.argv[3]))
         return 0
     arguments = parser.parse_intermixed_args()
+    if arguments.kills < 1:
+        parser.error(f"--kills must be at least 1, got {arguments.kills}")
     with errors_explained(CONFIG_DIR, "train", arguments.overrides, wants_traceback()):
         from convnets.soak import Soak
 

@@ -126,7 +126,7 @@ def test_what_was_not_validated_on_the_same_images_is_never_ranked_together(make
     assert text.count("test/accuracy") == 2  # a column where the test split did not validate
     by_test = build_leaderboard(read_all(tmp_path), "test/accuracy")
     (board,) = by_test.boards  # the same test images, looked at once
-    assert labels(board) == [f"lenet data=fashion_mnist data.holdout={number}" for number in (10000, 5000)]
+    assert labels(board) == [f"lenet data.holdout={number}" for number in (10000, 5000)]
     assert "4 finished runs left out, without test/accuracy." in by_test.warnings
 
 
@@ -306,6 +306,18 @@ def test_the_figure_stays_bounded_and_has_a_panel_for_each_swept_key(make_run, t
     assert len(part.axes[1].lines) == plots.NUM_COLORED == len(part.legends[0].legend_handles)
 
 
+def test_each_table_names_its_rows_by_what_differs_in_it(make_run, tmp_path):
+    for init in ("xavier", "kaiming"):
+        make_run(f"init={init}", accuracy=0.7)
+        make_run("model=vgg", f"init={init}", "data.holdout=5000", "trainer.max_epochs=2", accuracy=0.7)
+    boards = build_leaderboard(read_all(tmp_path)).boards
+    assert sorted(sorted(labels(board)) for board in boards) == [
+        [f"{model} init={init}" for init in ("kaiming", "xavier")] for model in ("lenet", "vgg")
+    ]
+    text = as_markdown(build_leaderboard(read_all(tmp_path)), "T")
+    assert "init=kaiming reached the same." in text or "init=xavier reached the same." in text
+
+
 def test_folders_are_found_by_path_and_name(make_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("outputs/sweeps/lr/a", "outputs/sweeps/lr/b", "outputs/runs/c"):
@@ -346,6 +358,7 @@ def test_a_sweep_s_report_goes_into_its_folder(make_run, tmp_path, run_script):
     [
         ([], "There is no run in outputs/ yet: python scripts/train.py makes one."),
         (["nothing"], "There is no folder nothing. Give a run's, a sweep's or any folder above."),
+        ([""], "The name of a folder is empty: give a run's, a sweep's or any folder above."),
     ],
 )
 def test_mistakes_get_one_line(run_script, arguments, said):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -42,9 +43,13 @@ def test_a_run_is_found_by_folder_name_latest_and_best(outputs, caplog):
         ("nothing at all", r"There is no run nothing at all\. RUN is a folder, latest, or best:SWEEP\."),
         ("best:rates", r"There is no finished run in outputs/sweeps/rates\. Sweeps: lr\."),
         ("outputs", r"outputs is no run's folder: it has no config\.yaml"),
+        ("", r"The name of a run is empty\. RUN is a folder, latest, or best:SWEEP\."),
+        ("twice", r"There are several runs twice\. Give the folder: outputs/runs/twice or outputs/sweeps/lr/twice\."),
     ],
 )
 def test_a_run_that_is_not_there_is_explained(outputs, name, said):
+    for folder in ("runs", "sweeps/lr"):
+        shutil.copytree(outputs / "runs" / "first", outputs / folder / "twice")
     with pytest.raises(RunFolderError, match=said):
         _ = load_run(name).config
 

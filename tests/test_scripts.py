@@ -133,6 +133,10 @@ def test_the_summary_of_a_grouped_network_says_what_grouping_saves(run_script):
             "data.resize=3 changes a recipe, and none is named: lenet, vgg, resnet18 or all",
         ),
         ("reproduce.py", ["lenet", "data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
+        ("soak.py", ["--kills", "0"], "--kills must be at least 1, got 0"),
+        ("benchmark.py", ["--repetitions", "0"], "--repetitions must be at least 1, got 0"),
+        ("predict.py", ["latest", ""], "argument IMAGE: it is empty"),
+        ("evaluate.py", [""], "The name of a run is empty. RUN is a folder, latest, or best:SWEEP."),
     ],
 )
 def test_mistakes_with_the_other_scripts_get_one_message(run_script, script, arguments, said):

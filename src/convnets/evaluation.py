@@ -141,7 +141,7 @@ def as_table(evaluation: Mapping[str, Any]) -> str:
     ]
     if reported := evaluation["reported"]:
         same = all(evaluation[name] == value for name, value in reported.items())
-        verdict = "the same to the last digit" if same else f"differs: {reported}"
+        verdict = "the same to the last digit" if same else f"differs, with a loss of {reported['loss']:.4f}"
         lines.append(f"as reported        {reported['accuracy']:.4f}  {verdict}")
     lines += ["", f"{'class':{width}}  precision  recall   taken for, in the order of the classes"]
     for row, counts in zip(classes, matrix, strict=True):

@@ -101,11 +101,11 @@ def build_leaderboard(runs: Sequence[RunRecord], metric: str = "val/accuracy", b
         if readable and not any(key in run.config or key in run.settings for run in readable):
             raise ConfigurationError(unknown_key(key, {key: None for run in readable for key in run.config}))
     swept = swept_keys([run.settings for run in readable])
-    keys = list(by) or ["model", *(key for key in swept if key != "model")]
+    keys = list(by) or naming_keys(readable)
     pooled = [key for key in swept if key not in keys]
     counted = _one_a_seed(ranked, keys)
     boards = [
-        _board(validated_on, members, metric, keys, pooled)
+        _board(validated_on, members, metric, keys, pooled, list(by) or naming_keys(members))
         for validated_on, members in _groups_of(counted, lambda run: validation_images(run, metric)).items()
     ]
     boards.sort(key=lambda board: (board.on_test_split, -sum(len(g.runs) for g in board.groups), board.validated_on))
@@ -159,6 +159,11 @@ def swept_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     return swept
 
 
+def naming_keys(runs: Iterable[RunRecord]) -> list[str]:
+    """The model, and as few keys as tell the runs apart."""
+    return ["model", *(key for key in swept_keys([run.settings for run in runs]) if key != "model")]
+
+
 def as_text(value: Any) -> str:
     """A value as one would type it."""
     if value is None:
@@ -195,10 +200,15 @@ def _values(run: RunRecord, keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def _board(
-    validated_on: str, runs: Sequence[RunRecord], metric: str, keys: Sequence[str], pooled: Sequence[str]
+    validated_on: str,
+    runs: Sequence[RunRecord],
+    metric: str,
+    keys: Sequence[str],
+    pooled: Sequence[str],
+    names: Sequence[str],
 ) -> Board:
     members = _groups_of(runs, lambda run: _values(run, keys))
-    groups = [_group(same, metric, keys) for same in members.values()]
+    groups = [_group(same, metric, keys, names) for same in members.values()]
     groups.sort(key=lambda group: group.estimates[metric].mean, reverse=not lower_is_better(metric))
     comparisons = _compare(groups, metric, pooled)
     return Board(validated_on, runs[0].validated_on_test_split(), groups, comparisons)
@@ -218,11 +228,11 @@ def _compare(groups: Sequence[Group], metric: str, pooled: Sequence[str]) -> lis
     return comparisons
 
 
-def _group(runs: Sequence[RunRecord], metric: str, keys: Sequence[str]) -> Group:
-    names = [metric, *runs[0].result.get("metrics", {}), "seconds", "train_seconds", "images_per_second"]
-    values = {name: [value for run in runs if (value := run.value(name)) is not None] for name in names}
+def _group(runs: Sequence[RunRecord], metric: str, keys: Sequence[str], names: Sequence[str]) -> Group:
+    figures = [metric, *runs[0].result.get("metrics", {}), "seconds", "train_seconds", "images_per_second"]
+    values = {name: [value for run in runs if (value := run.value(name)) is not None] for name in figures}
     estimates = {name: Estimate.of(known) for name, known in values.items() if len(known) == len(runs)}
-    return Group(label(runs[0], keys), {key: runs[0].setting(key) for key in keys}, runs, estimates)
+    return Group(label(runs[0], names), {key: runs[0].setting(key) for key in keys}, runs, estimates)
 
 
 def _sample(group: Group, metric: str, pooled: Sequence[str]) -> dict[Hashable, float]:

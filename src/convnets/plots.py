@@ -264,7 +264,7 @@ def _draw_curves(axes: Axes, contenders: Sequence[Contender], metric: str) -> No
             axes.plot(epochs, means, markersize=3, markevery=max(1, len(epochs) // 10), **_style(rank))
             axes.fill_between(epochs, lowest, highest, color=_style(rank)["color"], alpha=0.15, linewidth=0)
     axes.set(title="over the epochs: mean, lowest to highest", xlabel="epoch", ylabel=metric.replace("test/", "val/"))
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
 
 

@@ -151,6 +151,8 @@ def find_folders(words: Sequence[str]) -> list[Path]:
         return [parent for parent in parents if parent.is_dir()]
     folders = []
     for word in words:
+        if not word:
+            raise RunFolderError("The name of a folder is empty: give a run's, a sweep's or any folder above.")
         if word == "latest" and (runs := find_runs([parent for parent in parents if parent.is_dir()])):
             folders.append(max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime))
             continue

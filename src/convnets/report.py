@@ -109,6 +109,8 @@ def verdict(best: Group, other: Group, comparison: Comparison, pairs: str = "see
         pairs: what the runs that were compared one by one have in common.
     """
     distance, p_value = _fixed(abs(comparison.lead)), comparison.corrected
+    if p_value is None and not comparison.lead:
+        return f"{best.label} and {other.label} reached the same."
     if p_value is None:
         return f"{best.label} is ahead of {other.label} by {distance}: too few runs to say whether beyond the spread."
     kind = f"paired over {comparison.num_pairs} {pairs}" if comparison.num_pairs else "Welch's test"

@@ -31,6 +31,9 @@ STARTED_FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "ch
 MISSING = object()
 
 
+RUN_IS = "RUN is a folder, latest, or best:SWEEP."
+
+
 class Run:
     """A folder that describes one training: see the README for its files.
 
@@ -130,7 +133,8 @@ class Run:
         state = {"running": "running or killed", "done": "its result.json removed"}.get(
             status.get("state", ""), status.get("state", "not started")
         )
-        return f"it is {state} after epoch {status.get('epoch', 0)}; to go on: {self.resume_command()}"
+        reason = f" ({status['error'].splitlines()[0]})" if status.get("error") else ""
+        return f"it is {state} after epoch {status.get('epoch', 0)}{reason}; to go on: {self.resume_command()}"
 
     def resume_command(self) -> str:
         """What goes on with the run."""
@@ -215,6 +219,8 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
     """
     outputs = Path("outputs")
     text = str(run)
+    if not text:
+        raise RunFolderError(f"The name of a run is empty. {RUN_IS}")
     if Path(run).is_dir():
         return Run(Path(run), trust)
     folders = [path.parent for path in (*outputs.glob("runs/*/config.yaml"), *outputs.glob("sweeps/*/*/config.yaml"))]
@@ -225,11 +231,11 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
     if text.startswith("best:"):
         return _best_of(outputs / "sweeps", text.removeprefix("best:"), trust)
     found = [folder for folder in folders if folder.name == text]
-    if len(found) != 1:
+    if len(found) > 1:
+        raise RunFolderError(f"There are several runs {text}. Give the folder: {' or '.join(map(str, found))}.")
+    if not found:
         nearest = difflib.get_close_matches(text, [folder.name for folder in folders], n=1)
-        hint = f" Did you mean {nearest[0]}?" if nearest else " RUN is a folder, latest, or best:SWEEP."
-        several = f": {', '.join(map(str, found))}" if found else ""
-        raise RunFolderError(f"There {'are several runs' if found else 'is no run'} {text}{several}.{hint}")
+        raise RunFolderError(f"There is no run {text}. {f'Did you mean {nearest[0]}?' if nearest else RUN_IS}")
     return Run(found[0], trust)
 
 

@@ -341,10 +341,10 @@ class _Status(Callback):
 def _description(config: DictConfig, datamodule: Any, classifier: Classifier) -> str:
     num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     sizes = {split: len(images) for split, images in datamodule.splits.items()}
-    validation = "the test split" if datamodule.validates_on_test_split else "held-out training images"
+    kind = "images of the test split" if datamodule.validates_on_test_split else "held-out training images"
     return (
         f"{config.model.name} ({num_parameters:,} parameters) on {datamodule.name} at {config.data.resize} pixels: "
-        f"{sizes['train']:,} training images, validation on {sizes['val']:,} of {validation}"
+        f"{sizes['train']:,} training images, validation on {sizes['val']:,} {kind}"
     )
 
 
@@ -368,7 +368,10 @@ def _report(run: Run, config: DictConfig, result: dict[str, Any]) -> str:
         lines.append(
             f"  test accuracy  {metrics['test/accuracy']:.4f}  the same weights; the test split was evaluated only now"
         )
-    return "\n".join([*lines, f"  run folder     {run}", f"  dashboard      python scripts/dashboard.py {run}"])
+    lines.append(f"  run folder     {run}")
+    if any(run.path.glob("events.out.tfevents.*")):
+        lines.append(f"  dashboard      python scripts/dashboard.py {run}")
+    return "\n".join(lines)
 
 
 def _device_name(trainer: lightning.Trainer) -> str:
