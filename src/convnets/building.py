@@ -189,7 +189,7 @@ def build_trainer(
     with refusals_explained():
         trainer = build()
     # Before each step of several ranks Lightning asks whether the first has had SIGTERM, and waits for the device to
-    # read the answer. `Checkpoints` agrees on signals, every few steps.
+    # read the answer. `Checkpoints` agrees on signals, about once a second.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
 
