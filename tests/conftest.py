@@ -8,10 +8,11 @@ from pathlib import Path
 
 import hydra
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tensorboard.summary.writer import event_file_writer
 
 import convnets.sweeps  # registers the resolvers that conf/ uses
+from convnets import configuration
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -37,9 +38,7 @@ def compose() -> Callable[..., DictConfig]:
     """Compose what scripts/train.py would be given, resolved."""
 
     def compose(*overrides: str) -> DictConfig:
-        with hydra_context():
-            config = hydra.compose("train", list(overrides))
-        return OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+        return configuration.compose(CONF, "train", overrides)[0]
 
     return compose
 

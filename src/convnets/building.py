@@ -157,8 +157,8 @@ def build_trainer(
     if options["precision"] == "16-mixed" and not on_gpu:
         raise ConfigurationError("trainer.precision=16-mixed needs a GPU: set bf16-mixed or 32-true.")
     with refusals_explained():
-        weights = [] if config.init.from_run is None else [WeightsFromRun(Path(config.init.from_run))]
-    method = OmegaConf.create({key: value for key, value in config.init.items() if key != "from_run"})
+        weights = [] if config.init.from_run is None else [WeightsFromRun(Path(config.init.from_run).expanduser())]
+    method = OmegaConf.create({key: value for key, value in config.init.items() if key not in ("from_run", "weights")})
     callbacks = [
         *weights,
         *([] if method._target_ is None else [_instantiate(method)]),

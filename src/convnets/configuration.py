@@ -1,4 +1,4 @@
-"""What a configuration may hold, what is wrong with one, and the content that decides its result. Knows no torch.
+"""What a configuration may hold, what is wrong with one, and what its run is called. Knows no torch.
 
 The keys of a configuration are those of the files in conf/ that it is composed of; `RULES` adds types and ranges.
 """
@@ -7,7 +7,6 @@ import difflib
 import errno
 import functools
 import hashlib
-import json
 import math
 import os
 import re
@@ -27,6 +26,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from convnets.content import COMPUTATION, NOT_RECIPE, changing_callbacks, content_hash, differences, flatten
 
 USERS_WISH = "CONVNETS_TRACEBACKS"  # HYDRA_FULL_ERROR as the user set it: `main` sets it for itself
 CONFIG_DIR = Path(__file__).parents[2] / "conf"
@@ -106,6 +107,7 @@ RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "run_name": optional(FOLDER_NAME),
     "sweep_name": optional(FOLDER_NAME),
+    "ignore_code_changes": FLAG,
     "channels_last": FLAG,
     "compile": Rule(
         f"true, false, or a mode of torch.compile: {', '.join(COMPILE_MODES)}",
@@ -154,35 +156,8 @@ RULES: Mapping[str, Rule] = {
     "callbacks.dashboard.every": optional(whole(1)),
 }
 
-# What does not decide a run's result, and so is not in its content: names, places, and what only watches.
-NOT_CONTENT = (
-    "run_name",
-    "sweep_name",
-    "expected",
-    "checkpoint",
-    "callbacks",
-    "logger",
-    "data.dir",
-    "data.device",
-    "model.name",
-    "model.image_size",
-)
-# What may differ between runs of one recipe: the seed, what it runs on, and what changes no bit.
-NOT_RECIPE = {
-    *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
-    *("trainer.sync_batchnorm", "steps_per_execution"),
-}
-# Keys that came after the first runs, with the value that means what these did.
-LATER_KEYS: Mapping[str, Any] = {
-    "checkpoint.every_seconds": 60,
-    "init.from_run": None,
-    "compile": False,
-    "steps_per_execution": 1,
-    "data.device": "auto",
-    "trainer.matmul_precision": "high",
-    "model.activation": "sigmoid",
-}
 EXTRAS = {"hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm"}  # what installs them
+GROUPS = ("model", "data", "optimizer", "schedule", "init", "callbacks")  # of conf/, whose choice names a run
 GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
@@ -222,22 +197,6 @@ def shipped_targets() -> frozenset[str]:
     items = [item for file in files for item in flatten(file or {}).items()]
     targets = [value for key, value in items if key.endswith("_target_") and not key.startswith("hydra.")]
     return frozenset(target for target in targets if target is not None)
-
-
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into one with dotted keys; lists are values."""
-    if not isinstance(node, Mapping) or (prefix and not node):
-        return {prefix: node}
-    return {
-        key: value
-        for name, child in node.items()
-        for key, value in flatten(child, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
-
-
-def is_part_of(key: str, parents: tuple[str, ...]) -> bool:
-    """Whether the dotted key is one of the parents, or lies below one."""
-    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 
 def check(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
@@ -304,38 +263,6 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     return f"There is no key {key}.{hint} (--cfg {part} prints every key.)"
 
 
-def content(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run's result: the resolved configuration without names, places and watchers, with dotted keys.
-
-    Null values are left out, and those of later keys that mean what older runs did: no old run's content changes.
-    """
-    if OmegaConf.is_config(config):
-        config = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    values = {
-        key: float(value) if isinstance(value, int) and _takes_fractions(key) else value
-        for key, value in flatten(config).items()
-        if value is not None and value != LATER_KEYS.get(key) and not is_part_of(key, NOT_CONTENT)
-    }
-    if values.get("trainer.accelerator") == "auto":
-        del values["trainer.accelerator"]
-    return values
-
-
-def _takes_fractions(key: str) -> bool:
-    return RULES.get(key) in (POSITIVE, NOT_NEGATIVE, PROBABILITY)
-
-
-def content_hash(config: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of the content."""
-    return hashlib.sha256(json.dumps(content(config), sort_keys=True).encode()).hexdigest()[:8]
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys whose content differs between two resolved configurations, with both values."""
-    a, b = content(ours), content(theirs)
-    return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
-
-
 def resolve(root: DictConfig) -> dict[str, Any]:
     """Resolve a composed configuration, Hydra's own part left out.
 
@@ -353,20 +280,32 @@ def resolve(root: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in resolved.items()}
 
 
-def _compose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
-    """Compose the application's configuration again, with other choices of groups and no overrides."""
-    search_path = [word for word in hydra_config.overrides.hydra if word.startswith("hydra.searchpath=")]
-    overrides = [*search_path, *(f"{group}={choice}" for group, choice in choices.items() if choice is not None)]
+@functools.lru_cache(maxsize=64)
+def _load(search_path: str, config_name: str, overrides: tuple[str, ...]) -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
-    return loader.load_configuration(hydra_config.job.config_name, overrides, run_mode=RunMode.RUN)
+    return loader.load_configuration(config_name, list(overrides), run_mode=RunMode.RUN)
+
+
+def _compose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
+    """Compose the application's configuration with other choices of groups and no overrides; not to be changed."""
+    search_path = [word for word in hydra_config.overrides.hydra if word.startswith("hydra.searchpath=")]
+    found_in = str(GlobalHydra.instance().config_loader().get_search_path())
+    load = functools.partial(_load, found_in, hydra_config.job.config_name)
+    usual = _choices(load(tuple(search_path)).hydra)
+    words = [f"{group}={choice}" for group, choice in choices.items() if choice not in (None, usual.get(group))]
+    return load((*search_path, *words))
 
 
 def _choices(hydra_config: DictConfig) -> dict[str, str | None]:
     return {group: choice for group, choice in hydra_config.runtime.choices.items() if not group.startswith("hydra/")}
 
 
-def folder_name(root: DictConfig) -> str:
-    """Check the composed configuration, and name its run by what it holds: readable differences and a short hash.
+def prepare(root: DictConfig) -> tuple[dict[str, Any], str]:
+    """Check the composed configuration: the resolved one that a run is trained by and keeps, and the run's name.
+
+    Added are what the run is to remember: the choices of groups, the keys that were set otherwise than these have them,
+    the number of the code's computation, and the checksum of the weights that it starts from. The name says what
+    differs from the defaults, and ends in a short hash of the content.
 
     Raises:
         ConfigurationError: see `check`.
@@ -387,11 +326,19 @@ def folder_name(root: DictConfig) -> str:
             f"hydra/sweeper={sweeper} chooses by val/accuracy, and with data.holdout=0 the test split would choose the "
             "hyperparameters: set data.holdout=5000, or another number of training images to choose on."
         )
-    if config["run_name"] is not None:
-        return str(config["run_name"])
-    default_choices = _choices(_compose(root.hydra, {"model": choices["model"]}).hydra)
-    words = [config["model"]["name"]]
-    words += [str(choices[g]) for g in GROUPS_NAMED_IN_FOLDERS if choices.get(g) != default_choices.get(g)]
+    if (source := config["init"].get("from_run")) is not None:
+        config["init"]["weights"] = _weights_digest(source)
+    config["choices"] = choices
+    chosen = resolve(_compose(root.hydra, {group: choices[group] for group in GROUPS}))
+    config["changes"] = sorted(differences(config, chosen))
+    config["computation"] = COMPUTATION
+    return config, str(config["run_name"]) if config["run_name"] is not None else _name(root, config, reference)
+
+
+def _name(root: DictConfig, config: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
+    usual, choices = _choices(_compose(root.hydra, {}).hydra), config["choices"]
+    groups = [*GROUPS_NAMED_IN_FOLDERS, *(["callbacks"] if changing_callbacks(config) else [])]
+    words = [config["model"]["name"], *(str(choices[g]) for g in groups if choices.get(g) != usual.get(g))]
     raw = flatten(OmegaConf.to_container(root))
     words += [
         f"{key.rsplit('.', 1)[-1]}{ours}"
@@ -400,6 +347,22 @@ def folder_name(root: DictConfig) -> str:
     ]
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(dict.fromkeys(words)))[:90].strip("_-.")
     return f"{readable}-{content_hash(config)}"
+
+
+def folder_name(root: DictConfig) -> str:
+    """The name of the composed configuration's run; see `prepare`."""
+    return prepare(root)[1]
+
+
+def _weights_digest(run_dir: str) -> str:
+    path = Path(run_dir).expanduser() / "weights.safetensors"
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:
+        raise ConfigurationError(
+            f"init.from_run={run_dir} has no {path.name}: give the folder of a finished run."
+        ) from None
 
 
 def _run_folder(*, _root_: DictConfig) -> str:
@@ -432,7 +395,7 @@ def compose(config_dir: Path, config_name: str, overrides: Sequence[str]) -> tup
     """
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         root = hydra.compose(config_name, list(overrides), return_hydra_config=True)
-        name, config = folder_name(root), resolve(root)
+        config, name = prepare(root)
         config["expected"] = expected_band(config, root.hydra)
     return OmegaConf.create(config), name
 
@@ -479,12 +442,10 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
             hydra_config: Any = HydraConfig.get()
             # Here too, or Hydra adds a line of its own; but a sweep's jobs in one process must not end it.
             with nullcontext() if _within_a_sweep(hydra_config) else explained():
-                resolved = resolve(config)
-                if any(word.startswith("hydra.run.dir=") for word in hydra_config.overrides.hydra):
-                    root = config.copy()
-                    OmegaConf.set_struct(root, False)
-                    root.hydra = hydra_config
-                    folder_name(root)  # which checks what it names
+                root = config.copy()
+                OmegaConf.set_struct(root, False)
+                root.hydra = hydra_config
+                resolved, _ = prepare(root)
                 _refuse_processes_in_a_sweep(resolved, hydra_config)
                 resolved["expected"] = expected_band(resolved, hydra_config)
                 return task(OmegaConf.create(resolved), Path(hydra_config.runtime.output_dir))

@@ -23,7 +23,8 @@ from convnets import plots
 from convnets.atomic import write_atomically
 from convnets.building import build_trainer
 from convnets.classifier import Tally
-from convnets.configuration import ConfigurationError, differences
+from convnets.configuration import ConfigurationError
+from convnets.content import differences
 from convnets.runs import Run
 from convnets.training import quieten_lightning
 

@@ -86,6 +86,12 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def last_change(path: Path) -> float:
+    """When the run in the folder last went on: the `latest` run is the one that went on last."""
+    status_path = path / "status.json"  # which a run killed in its first moment has not
+    return (status_path if status_path.exists() else path / "config.yaml").stat().st_mtime
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The file's content, empty where there is none.
 

@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from convnets.configuration import ConfigurationError, unknown_key
-from convnets.records import GROUPS, RunRecord
+from convnets.configuration import GROUPS, ConfigurationError, unknown_key
+from convnets.records import RunRecord
 from convnets.significance import Estimate, difference, holm
 
 SIGNIFICANT = 0.05
@@ -91,7 +91,7 @@ def build_leaderboard(runs: Sequence[RunRecord], metric: str = "val/accuracy", b
     Raises:
         ConfigurationError: no run has the metric or the key.
     """
-    readable = [run for run in runs if run.settings]
+    readable = _chosen_alike([run for run in runs if run.settings])
     done = [run for run in readable if run.state == "done"]
     ranked = [run for run in done if run.value(metric) is not None]
     if done and not ranked:
@@ -105,7 +105,7 @@ def build_leaderboard(runs: Sequence[RunRecord], metric: str = "val/accuracy", b
     pooled = [key for key in swept if key not in keys]
     counted = _one_a_seed(ranked, keys)
     boards = [
-        _board(validated_on, members, metric, keys, pooled, list(by) or naming_keys(members))
+        _board(validated_on, members, metric, keys, pooled, by)
         for validated_on, members in _groups_of(counted, lambda run: validation_images(run, metric)).items()
     ]
     boards.sort(key=lambda board: (board.on_test_split, -sum(len(g.runs) for g in board.groups), board.validated_on))
@@ -138,7 +138,8 @@ def validation_images(run: RunRecord, metric: str = "val/accuracy") -> str:
         text = "held-out training images"
     if limit := run.config.get(f"trainer.limit_{stage}_batches"):
         text += f", only {limit} batches of {run.config.get('data.batch_size')}"
-    return text if run.settings["data"] == "fashion_mnist" else f"{text} of {run.settings['data']}"
+    data = run.settings["data"] or run.config.get("data._target_")
+    return text if data == "fashion_mnist" else f"{text} of {data}"
 
 
 def swept_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -164,6 +165,12 @@ def naming_keys(runs: Iterable[RunRecord]) -> list[str]:
     return ["model", *(key for key in swept_keys([run.settings for run in runs]) if key != "model")]
 
 
+def differing(runs: Sequence[RunRecord]) -> set[str]:
+    """The keys that the runs do not all have the same value of."""
+    keys = {key for run in runs for key in run.settings}
+    return {key for key in keys if len({as_text(run.settings.get(key)) for run in runs}) > 1}
+
+
 def as_text(value: Any) -> str:
     """A value as one would type it."""
     if value is None:
@@ -173,12 +180,28 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def label(run: RunRecord, keys: Sequence[str]) -> str:
-    """The run by its values of these keys, the model's name without its key."""
+def _chosen_alike(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The same runs, those of one recipe with the choices of the first: it may be written in several ways."""
+    first: dict[str, RunRecord] = {}
+    alike = []
+    for run in runs:
+        model = first.setdefault(run.recipe, run)
+        choices = {group: model.settings.get(group) for group in GROUPS}
+        alike.append(replace(run, settings={**run.settings, **choices}, changes=model.changes))
+    return alike
+
+
+def label(run: RunRecord, keys: Sequence[str], own: Collection[str] = ()) -> str:
+    """What to type for the run, as far as it is not what others have too: the model's name, then keys and values.
+
+    Args:
+        keys: are named in any case.
+        own: keys in which runs differ, named where this run has changed them.
+    """
     words = [str(run.settings["model"])] if "model" in keys else []
+    keys = [*keys, *(key for key in run.changes if key in own and key not in keys)]
     named = {key: run.setting(key) for key in keys if key != "model"}
-    texts = {key: f"{v:.6g}" if isinstance(v, float) else as_text(v) for key, v in named.items() if v is not None}
-    return " ".join([*words, *(f"{key}={text}" for key, text in texts.items())])
+    return " ".join([*words, *(f"{key}={as_text(value)}" for key, value in named.items() if value is not None)])
 
 
 def _groups_of(runs: Iterable[RunRecord], key: Any) -> dict[Any, list[RunRecord]]:
@@ -205,10 +228,11 @@ def _board(
     metric: str,
     keys: Sequence[str],
     pooled: Sequence[str],
-    names: Sequence[str],
+    by: Sequence[str],
 ) -> Board:
+    names, own = (by, ()) if by else (naming_keys(runs), differing(runs))
     members = _groups_of(runs, lambda run: _values(run, keys))
-    groups = [_group(same, metric, keys, names) for same in members.values()]
+    groups = [_group(same, metric, keys, names, own) for same in members.values()]
     groups.sort(key=lambda group: group.estimates[metric].mean, reverse=not lower_is_better(metric))
     comparisons = _compare(groups, metric, pooled)
     return Board(validated_on, runs[0].validated_on_test_split(), groups, comparisons)
@@ -228,11 +252,13 @@ def _compare(groups: Sequence[Group], metric: str, pooled: Sequence[str]) -> lis
     return comparisons
 
 
-def _group(runs: Sequence[RunRecord], metric: str, keys: Sequence[str], names: Sequence[str]) -> Group:
+def _group(
+    runs: Sequence[RunRecord], metric: str, keys: Sequence[str], names: Sequence[str], own: Collection[str]
+) -> Group:
     figures = [metric, *runs[0].result.get("metrics", {}), "seconds", "train_seconds", "images_per_second"]
     values = {name: [value for run in runs if (value := run.value(name)) is not None] for name in figures}
     estimates = {name: Estimate.of(known) for name, known in values.items() if len(known) == len(runs)}
-    return Group(label(runs[0], names), {key: runs[0].setting(key) for key in keys}, runs, estimates)
+    return Group(label(runs[0], names, own), {key: runs[0].setting(key) for key in keys}, runs, estimates)
 
 
 def _sample(group: Group, metric: str, pooled: Sequence[str]) -> dict[Hashable, float]:
@@ -254,6 +280,8 @@ def _warnings(runs: Sequence[RunRecord]) -> list[str]:
     if len(commits) > 1:
         warnings.append(f"Mixed versions of this code: {_counts(commits)}.")
     devices = Counter(run.device or "unknown" for run in runs)
+    if early := Counter(run.ended_early for run in runs if run.ended_early):
+        warnings.append(f"Ended before the last epoch: {_counts(early)}.")
     if len(devices) > 1:
         warnings.append(f"Mixed devices, so seconds and images per second do not compare: {_counts(devices)}.")
     return warnings

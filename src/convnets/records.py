@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from convnets.configuration import CONFIG_DIR, NOT_RECIPE, content, flatten
-from convnets.folder import RunFolderError, is_held, read_json, shown
+from convnets.configuration import GROUPS
+from convnets.content import NOT_RECIPE, changing_callbacks, content, flatten
+from convnets.folder import RunFolderError, is_held, last_change, read_json, shown
 
-GROUPS = ("model", "data", "optimizer", "schedule", "init")  # of conf/, whose choice names a run
 FILES_OF_A_RUN = {"config.yaml", "status.json", "result.json"}
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a seventh of the time
 
@@ -28,6 +28,7 @@ class RunRecord:
         state: done, running, killed, failed, interrupted, out_of_memory, not started or damaged.
         config: dotted keys and values, all of them.
         settings: the choices of groups (`init`: `xavier`), then the dotted keys that decide the result, seeds left out.
+        changes: the dotted keys that were set otherwise than the choices of groups have them.
         status: of status.json.
         result: of result.json, empty where it has not finished.
         error: why it is failed or damaged, in a line.
@@ -37,6 +38,7 @@ class RunRecord:
     state: str
     config: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    changes: Sequence[str] = ()
     status: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -80,6 +82,11 @@ class RunRecord:
         found = self.value(metric)
         return self.status.get("metrics", {}).get(metric) if found is None else found
 
+    @property
+    def ended_early(self) -> str:
+        """Why it ended before its last epoch; empty where it did not."""
+        return str(self.result.get("ended_early") or "")
+
     def validated_on_test_split(self) -> bool:
         """Whether validation looked at the test split, so that its figures are not fit for choosing."""
         protocol = self.result.get("validated_on", "holdout" if self.config.get("data.holdout") else "test split")
@@ -112,32 +119,24 @@ def read_run(path: Path) -> RunRecord:
         reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         return RunRecord(path, "damaged", error=f"{shown(path)}/config.yaml cannot be read: {reason}")
     flat = flatten(config)
-    settings = {**{group: choice(group, flat) for group in GROUPS}, **values}
+    settings = {**_choices(config), **values}
+    changes = [key for key in config.get("changes", []) if key not in NOT_RECIPE]
     if result:
-        return RunRecord(path, "done", flat, settings, status, result)
+        return RunRecord(path, "done", flat, settings, changes, status, result)
     state = status.get("state", "not started")
     # A status that says done outlives its result only where a person removed it.
     state = "running" if is_held(path) else {"running": "killed", "done": "result removed"}.get(state, state)
     told = str(status.get("error", "")).partition("\n")[0] if state in ("failed", "out_of_memory") else ""
-    return RunRecord(path, state, flat, settings, status, {}, told)
+    return RunRecord(path, state, flat, settings, changes, status, {}, told)
 
 
-def choice(group: str, config: Mapping[str, Any]) -> str:
-    """The name of the file in conf/GROUP that the configuration took, or else the last word of what it calls."""
-    if group == "model" and "model.name" in config:
-        return str(config["model.name"])
-    target = config.get(f"{group}._target_")
-    return _shipped_choices().get((group, target)) or str(target).rpartition(".")[2].lower()
-
-
-@functools.cache
-def _shipped_choices() -> dict[tuple[str, str | None], str]:
-    choices: dict[tuple[str, str | None], str] = {}
-    for path in sorted(CONFIG_DIR.glob("*/*.yaml")):
-        for key, value in flatten(yaml.load(path.read_text(), Loader=LOADER) or {}).items():
-            if key.rpartition(".")[2] == "_target_":
-                choices.setdefault((path.parent.name, value), path.stem)
-    return choices
+def _choices(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices of groups as they were made; of callbacks only where some do more than watch."""
+    model = config.get("model")
+    choices = {"model": model.get("name") if isinstance(model, Mapping) else None, **config.get("choices", {})}
+    if not changing_callbacks(config):
+        choices.pop("callbacks", None)
+    return {group: choices.get(group) for group in GROUPS}
 
 
 def find_folders(words: Sequence[str]) -> list[Path]:
@@ -154,7 +153,7 @@ def find_folders(words: Sequence[str]) -> list[Path]:
         if not word:
             raise RunFolderError("The name of a folder is empty: give a run's, a sweep's or any folder above.")
         if word == "latest" and (runs := find_runs([parent for parent in parents if parent.is_dir()])):
-            folders.append(max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime))
+            folders.append(max(runs, key=last_change))
             continue
         found = [path for path in (Path(word), *(parent / word for parent in parents)) if path.is_dir()]
         if not found:

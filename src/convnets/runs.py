@@ -21,8 +21,10 @@ from torch import nn
 from convnets.atomic import write_atomically
 from convnets.building import build_classifier, build_datamodule
 from convnets.classifier import Classifier
-from convnets.configuration import LATER_KEYS, check_targets, differences
-from convnets.folder import FINISHED_FILES, RunFolderError, locked, now, read_json, shown
+from convnets.configuration import check_targets
+from convnets.content import LATER_KEYS, differences
+from convnets.folder import FINISHED_FILES, RunFolderError, last_change, locked, now, read_json, shown
+from convnets.sources import changed_sources, check_code, record_code
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +119,8 @@ class Run:
         path = self.path / "weights.safetensors"
         if not path.exists():
             raise RunFolderError(f"{self} has no weights: {self.standing()}.")
+        if changed := changed_sources(self.path, self._stored_config()):
+            log.warning("%s was trained by other code than there is now: %s.", self, ", ".join(changed))
         with torch.random.fork_rng(devices=[]):  # building draws the weights that are replaced here
             classifier = build_classifier(self.config, build_datamodule(self.config))
         try:
@@ -163,6 +167,8 @@ class Run:
         if result and not self.is_complete():
             missing = [name for name in FINISHED_FILES if name not in present]
             raise RunFolderError(f"{self} was finished, but lacks {', '.join(missing)}. {way_out}")
+        if result or (self.path / "checkpoints").exists():
+            check_code(self.path, config)
         return result
 
     def start(self, config: Mapping[str, Any], epoch: int | None = None) -> None:
@@ -176,6 +182,7 @@ class Run:
             for path in [self.path / "metrics.csv", *self.path.glob("events.out.tfevents.*")]:
                 path.unlink(missing_ok=True)
         self.save_config(config)
+        record_code(self.path, config, goes_on=epoch is not None)
         status = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
         times = {"started": before.get("started", now()), "resumed": before.get("resumed", -1) + 1 if before else 0}
         self._write_status({**status, **times, "epoch": epoch or 0})
@@ -227,7 +234,7 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
     if text == "latest":
         if not folders:
             raise RunFolderError("There is no run in outputs/ yet: python scripts/train.py makes one.")
-        return Run(max(folders, key=_last_change), trust)
+        return Run(max(folders, key=last_change), trust)
     if text.startswith("best:"):
         return _best_of(outputs / "sweeps", text.removeprefix("best:"), trust)
     found = [folder for folder in folders if folder.name == text]
@@ -237,11 +244,6 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
         nearest = difflib.get_close_matches(text, [folder.name for folder in folders], n=1)
         raise RunFolderError(f"There is no run {text}. {f'Did you mean {nearest[0]}?' if nearest else RUN_IS}")
     return Run(found[0], trust)
-
-
-def _last_change(folder: Path) -> float:
-    status_path = folder / "status.json"  # which a run killed in its first moment has not
-    return (status_path if status_path.exists() else folder / "config.yaml").stat().st_mtime
 
 
 def _best_of(sweeps_dir: Path, name: str, trust: Sequence[str]) -> Run:

@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from convnets.configuration import ConfigurationError, content, is_part_of, resolve
+from convnets.configuration import ConfigurationError, resolve
+from convnets.content import content, is_part_of
+from convnets.sources import check_code
 
 # Overrides that change no result, and so not a sweep's name.
-NOT_IN_NAMES = ("sweep_name", "callbacks", "logger", "launcher", "checkpoint", "data.dir")
+NOT_IN_NAMES = ("sweep_name", "ignore_code_changes", "logger", "launcher", "checkpoint", "data.dir")
 # Content that does not change how long a run takes, or hardly.
 NOT_IN_DURATION = ("seed", "data.seed", "data.split_seed", "data.holdout", "model.lr", "optimizer", "schedule", "init")
 
@@ -62,8 +64,22 @@ def _finished_runs() -> list[tuple[dict[str, Any], float]]:
     return found
 
 
+def finished_file(root: DictConfig) -> str:
+    """The file that says that a job was done before; asked for a job, refuse a run of other code than there is now.
+
+    Raises:
+        RunFolderError: see `check_code`.
+    """
+    if not OmegaConf.is_missing(root.hydra.job, "num"):
+        folder = Path(root.hydra.sweep.dir) / root.hydra.sweep.subdir
+        if (folder / "result.json").exists():
+            check_code(folder, resolve(root))
+    return "result.json"
+
+
 # Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("finished_file", lambda *, _root_: finished_file(_root_), replace=True)
 OmegaConf.register_new_resolver("known_seconds", lambda *, _root_: known_seconds(_root_), replace=True)
 
 

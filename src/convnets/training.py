@@ -46,11 +46,9 @@ from convnets.configuration import (
     RULES,
     SWITCHES,
     ConfigurationError,
-    content,
-    content_hash,
-    flatten,
     unknown_key,
 )
+from convnets.content import changing_callbacks, content, content_hash, flatten
 from convnets.runs import Run, RunFolderError
 
 log = logging.getLogger(__name__)
@@ -280,11 +278,14 @@ def _fit(
     trainer.fit(classifier, datamodule=datamodule)
     history, checkpoints = History.of(trainer), Checkpoints.of(trainer)
     rows = history.rows
-    chosen = rows[-1]
+    final = _with_final_weights(config, trainer, classifier, datamodule, rows[-1])
+    chosen = final
+    trainer.ckpt_path = None  # or the test would take the last weights from there
     if config.data.holdout > 0:
-        chosen = rows[checkpoints.best_epoch - 1]
-        classifier.load_state_dict(_best_weights(checkpoints, run))
-        trainer.ckpt_path = None  # or the test would take the last weights from there
+        best = rows[checkpoints.best_epoch - 1]
+        if best["val/accuracy"] >= final["val/accuracy"]:
+            chosen = best
+            classifier.load_state_dict(_best_weights(checkpoints, run))
         trainer.test(classifier, datamodule=datamodule, verbose=False)
     metrics = {name: value for name, value in chosen.items() if "/" in name}
     if config.data.holdout > 0:
@@ -298,6 +299,7 @@ def _fit(
         "metrics": metrics,
         "weights_of_epoch": int(chosen["epoch"]),
         "epochs": len(rows),
+        "ended_early": _why_ended_early(trainer, len(rows)),
         "validated_on": "test split" if datamodule.validates_on_test_split else "holdout",
         "seconds": round(history.seconds, 3),
         "train_seconds": round(sum(row["train_seconds"] for row in rows), 3),
@@ -314,6 +316,28 @@ def _fit(
         if isinstance(callback, Dashboard):
             callback.finish(trainer, classifier, OmegaConf.to_container(config), result)  # type: ignore[arg-type]
     return result
+
+
+def _with_final_weights(
+    config: DictConfig, trainer: lightning.Trainer, classifier: Classifier, datamodule: Any, last_row: dict[str, float]
+) -> dict[str, float]:
+    """The last epoch's row, with the validation of the weights that are there now.
+
+    A callback that does more than watch may change them after the last validation, as an average over epochs does.
+    """
+    if not changing_callbacks(config):
+        return last_row
+    trainer.ckpt_path = None
+    trainer.validate(classifier, datamodule=datamodule, verbose=False)
+    return {**last_row, **classifier.metrics("val")}
+
+
+def _why_ended_early(trainer: lightning.Trainer, num_epochs: int) -> str | None:
+    """Why the training ended before its last epoch, None where it did not."""
+    if num_epochs >= (trainer.max_epochs or 0):
+        return None
+    reasons = (getattr(callback, "stopping_reason_message", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return next(filter(None, reasons), "a callback stopped it, without a reason")
 
 
 def _best_weights(checkpoints: Checkpoints, run: Run) -> dict[str, torch.Tensor]:
@@ -355,11 +379,15 @@ def _report(run: Run, config: DictConfig, result: dict[str, Any]) -> str:
     else:
         protocol = f"the best epoch's weights ({result['weights_of_epoch']}), on held-out training images"
     epochs = count(result["epochs"], "epoch")
+    if early := result.get("ended_early"):
+        epochs = f"{result['epochs']} of {count(config.trainer.max_epochs, 'epoch')}"
     lines = [
         f"{config.model.name}: {epochs} in {duration(result['seconds'])} on {result['device']}, "
         f"{result['images_per_second']:,.0f} training images per second",
         f"  val accuracy   {metrics['val/accuracy']:.4f}  {protocol}",
     ]
+    if early:
+        lines.append(f"  ended early    {early}")
     if config.expected is not None:
         lowest, highest = config.expected
         lines.append(f"  published      {lowest:.3f} to {highest:.3f}  for this recipe")

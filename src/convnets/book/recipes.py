@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from convnets.building import build_classifier, build_datamodule, build_trainer
 from convnets.callbacks.progress import count, duration
-from convnets.configuration import NOT_RECIPE, ConfigurationError, compose, differences
+from convnets.configuration import ConfigurationError, compose
+from convnets.content import NOT_RECIPE, differences
 from convnets.runs import Run
 from convnets.training import quieten_lightning, train
 

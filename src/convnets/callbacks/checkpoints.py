@@ -207,6 +207,7 @@ class Checkpoints(Checkpoint):
         self.saving_seconds = 0.0
         self.num_saved = 0
         self._signals = _Signals()
+        self._should_stop = False  # as the checkpoint has it that the training goes on from
         self._saved = 0.0  # when
         self._agreed = 0.0  # when
         self._steps_to_agreement = self._steps_since = FIRST_AGREEMENT_STEPS
@@ -217,7 +218,8 @@ class Checkpoints(Checkpoint):
         return next(callback for callback in trainer.callbacks if isinstance(callback, cls))
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Watch for signals: not earlier, for Lightning sets handlers of its own."""
+        """Watch for signals: not earlier, for Lightning sets handlers of its own. Stop what was to be stopped."""
+        trainer.should_stop = trainer.should_stop or self._should_stop
         self._signals.watch(speaks=trainer.is_global_zero)
         self._saved = self._agreed = time.monotonic()
         self._steps_to_agreement, self._steps_since = FIRST_AGREEMENT_STEPS, 0
@@ -296,7 +298,8 @@ class Checkpoints(Checkpoint):
             name: trainer.strategy.all_gather(cast(Tensor, value)).reshape(trainer.world_size).tolist()
             for name, value in pl_module.train_tally.metric_state.items()
         }
-        checkpoint["convnets"] = {"format": FORMAT, "train_tally": gathered, **_circumstances(trainer)}
+        own = {"format": FORMAT, "train_tally": gathered, "should_stop": trainer.should_stop}
+        checkpoint["convnets"] = {**own, **_circumstances(trainer)}
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -310,6 +313,7 @@ class Checkpoints(Checkpoint):
                     "This training began with %s %s and goes on with %s: the last bits of its result will differ from "
                     "those of a training without interruption.", name, written[name], value,
                 )  # fmt: skip
+        self._should_stop = written.get("should_stop", False)
         for name, values in written["train_tally"].items():
             getattr(pl_module.train_tally, name).fill_(values[trainer.global_rank])
 

@@ -24,7 +24,7 @@ from torch.utils.tensorboard.summary import hparams
 from convnets.callbacks.pictures import softmax
 from convnets.callbacks.probe import Array, as_array, watching
 from convnets.classifier import Classifier
-from convnets.configuration import NOT_CONTENT, flatten, is_part_of
+from convnets.content import NOT_CONTENT, flatten, is_part_of
 from convnets.networks import as_table, summarize
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ class GpuPoolConf:
     grace_seconds: float = 60  # between asking a job to stop and killing it
     progress_file: str | None = None  # JSON in the job's folder: epoch, num_epochs, metrics
     progress_metric: str | None = None  # which of its metrics to show
-    done_file: str | None = None  # a job in whose folder it is has been done
+    done_file: str | None = None  # resolved in each job's configuration; a job in whose folder it is has been done
     estimated_seconds: Any = None  # of a job, resolved in its own configuration; for dry_run
     closing_words: str | None = None  # to be said at the end of a sweep without failures
 
@@ -128,6 +128,7 @@ class GpuPoolLauncher(Launcher):
         try:
             subdir = str(config.hydra.sweep.subdir)
             wanted = config.hydra.launcher.gpus_per_job
+            done_file = config.hydra.launcher.done_file
             estimated = config.hydra.launcher.estimated_seconds if self.options.dry_run else None
         finally:
             HydraConfig.instance().cfg = before
@@ -149,7 +150,7 @@ class GpuPoolLauncher(Launcher):
             num_places=num_gpus if on_gpus else 1,
             progress_path=folder / self.options.progress_file if self.options.progress_file else None,
         )
-        if self.options.done_file and (folder / self.options.done_file).exists() and return_path.exists():
+        if done_file and (folder / done_file).exists() and return_path.exists():
             job.state = "done before"
         with open_dict(config):
             hydra_config = config.pop("hydra")
