@@ -117,7 +117,7 @@ def test_one_recipe_written_in_two_ways_is_one_row(make_run, tmp_path):
 
 SWEPT = {
     "an optimizer changed, and another": [["optimizer=momentum", "optimizer.momentum=0.5"], [], ["optimizer=adamw"]],
-    "choices of the trainer": [["trainer=smoke"], ["trainer.max_epochs=3"]],
+    "choices of the trainer": [["trainer=smoke", "trainer.limit_val_batches=null"], ["trainer.max_epochs=3"]],
     "rates in many digits": [["model.lr=0.30000000000000004"], ["model.lr=0.3"]],
     "models with rates of their own": [["model=vgg", "model.lr=0.2"], ["model=resnet18"], ["optimizer.lr=0.2"]],
 }

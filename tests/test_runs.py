@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import convnets
+from convnets.records import find_folders
 from convnets.runs import Run, RunFolderError, load_run
 from convnets.training import train
 
@@ -29,6 +30,8 @@ def test_a_run_is_found_by_folder_name_latest_and_best(outputs, caplog):
     assert load_run("first").path == load_run(outputs / "runs" / "first").path.relative_to(outputs.parent)
     os.utime(outputs / "sweeps" / "lr" / "a" / "status.json", (2**32, 2**32))
     assert load_run("latest").path.name == "a"
+    os.utime(outputs / "runs" / "first" / "config.yaml", (2**32, 2**32))  # which tells when a run began
+    assert find_folders(["latest"]) == [load_run("latest").path]
     (outputs / "runs" / "first" / "status.json").unlink()  # as in a run killed before it wrote one
     assert load_run("latest").path.name == "a"
     assert load_run("best:lr").path.name == "b"

@@ -337,7 +337,8 @@ def _why_ended_early(trainer: lightning.Trainer, num_epochs: int) -> str | None:
     if num_epochs >= (trainer.max_epochs or 0):
         return None
     reasons = (getattr(callback, "stopping_reason_message", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return next(filter(None, reasons), "a callback stopped it, without a reason")
+    reason = next(filter(None, reasons), "a callback stopped it, without a reason")
+    return reason.removesuffix(" Signaling Trainer to stop.")  # Lightning's way of saying so
 
 
 def _best_weights(checkpoints: Checkpoints, run: Run) -> dict[str, torch.Tensor]:
