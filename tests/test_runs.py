@@ -32,6 +32,7 @@ def test_a_run_is_found_by_folder_name_latest_and_best(outputs, caplog):
     assert load_run("latest").path.name == "a"
     os.utime(outputs / "runs" / "first" / "config.yaml", (2**32, 2**32))  # which tells when a run began
     assert find_folders(["latest"]) == [load_run("latest").path]
+    os.utime(outputs / "runs" / "first" / "config.yaml", (0, 0))
     (outputs / "runs" / "first" / "status.json").unlink()  # as in a run killed before it wrote one
     assert load_run("latest").path.name == "a"
     assert load_run("best:lr").path.name == "b"

@@ -26,6 +26,7 @@ from convnets.callbacks import (
     FiniteLoss,
     History,
     SeveralSteps,
+    SharedCores,
     StepRandomness,
     WeightsFromRun,
 )
@@ -164,6 +165,7 @@ def build_trainer(
         *([] if method._target_ is None else [_instantiate(method)]),
         FiniteLoss(),
         History(run_dir / "metrics.csv"),
+        SharedCores(),
         *extra_callbacks,
         *_build_switchable(config.callbacks),
         _build_step(config),

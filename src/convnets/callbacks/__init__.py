@@ -16,6 +16,7 @@ from convnets.callbacks.history import History
 from convnets.callbacks.initialization import KaimingInit, NothingInitializedError, WeightsFromRun, XavierInit
 from convnets.callbacks.norms import Norms
 from convnets.callbacks.progress import Progress, TimeEstimate
+from convnets.callbacks.shared_cores import SharedCores
 from convnets.callbacks.steps import SeveralSteps, StepRandomness
 from convnets.callbacks.throughput import Throughput
 
@@ -34,6 +35,7 @@ __all__ = [
     "NothingInitializedError",
     "Progress",
     "SeveralSteps",
+    "SharedCores",
     "StepRandomness",
     "Throughput",
     "TimeEstimate",
