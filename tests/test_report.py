@@ -135,6 +135,17 @@ def test_a_label_typed_back_trains_the_same_thing(make_run, compose, tmp_path, s
         assert content(compose(*shared, f"model={model}", *words)) == content(Run(group.runs[0].path).config)
 
 
+def test_different_code_of_one_module_is_said(make_run, tmp_path):
+    for model, digest, extra in (("lenet", "a", {}), ("vgg", "a", {}), ("resnet18", "b", {"earlier": [{}]})):
+        path = make_run(f"model={model}", accuracy=0.7)
+        record = {"modules": {"convnets.classifier": digest, f"convnets.networks.{model}": model}, **extra}
+        (path / "code.json").write_text(json.dumps(record))
+    assert build_leaderboard(read_all(tmp_path)).warnings == [
+        "Runs were trained by different code: convnets.classifier (2 versions).",
+        "1 run went on by other code than begun with.",
+    ]
+
+
 def test_what_was_not_validated_on_the_same_images_is_never_ranked_together(make_run, tmp_path):
     for seed in (0, 1):
         make_run(f"seed={seed}", accuracy=0.9)

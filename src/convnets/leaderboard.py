@@ -279,6 +279,13 @@ def _warnings(runs: Sequence[RunRecord]) -> list[str]:
     commits = Counter(str(run.result.get("git_commit") or "unknown") for run in runs)
     if len(commits) > 1:
         warnings.append(f"Mixed versions of this code: {_counts(commits)}.")
+    digests: dict[str, set[str]] = defaultdict(set)
+    for module, digest in (item for run in runs for item in run.code.items()):
+        digests[module].add(digest)
+    if mixed := [f"{module} ({len(found)} versions)" for module, found in sorted(digests.items()) if len(found) > 1]:
+        warnings.append(f"Runs were trained by different code: {', '.join(mixed)}.")
+    if changed := sum(run.code_changed for run in runs):
+        warnings.append(f"{count(changed, 'run')} went on by other code than begun with.")
     devices = Counter(run.device or "unknown" for run in runs)
     if early := Counter(run.ended_early for run in runs if run.ended_early):
         warnings.append(f"Ended before the last epoch: {_counts(early)}.")

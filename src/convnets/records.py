@@ -32,6 +32,8 @@ class RunRecord:
         status: of status.json.
         result: of result.json, empty where it has not finished.
         error: why it is failed or damaged, in a line.
+        code: the modules of its training with their digests; see `convnets.sources`.
+        code_changed: whether it went on by other code than it had begun with.
     """
 
     path: Path
@@ -42,6 +44,8 @@ class RunRecord:
     status: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+    code: Mapping[str, str] = field(default_factory=dict)
+    code_changed: bool = False
 
     @functools.cached_property
     def recipe(self) -> str:
@@ -108,7 +112,7 @@ class RunRecord:
 def read_run(path: Path) -> RunRecord:
     """Read a run's folder. What cannot be read makes a damaged run, not an error: others are to be shown beside it."""
     try:
-        result, status = read_json(path / "result.json"), read_json(path / "status.json")
+        result, status, code = (read_json(path / name) for name in ("result.json", "status.json", "code.json"))
         config = yaml.load((path / "config.yaml").read_text(), Loader=LOADER)
         if not isinstance(config, dict) or not config:
             raise ValueError("it holds no configuration")
@@ -122,7 +126,8 @@ def read_run(path: Path) -> RunRecord:
     settings = {**_choices(config), **values}
     changes = [key for key in config.get("changes", []) if key not in NOT_RECIPE]
     if result:
-        return RunRecord(path, "done", flat, settings, changes, status, result)
+        modules, code_changed = code.get("modules", {}), "earlier" in code
+        return RunRecord(path, "done", flat, settings, changes, status, result, "", modules, code_changed)
     state = status.get("state", "not started")
     # A status that says done outlives its result only where a person removed it.
     state = "running" if is_held(path) else {"running": "killed", "done": "result removed"}.get(state, state)

@@ -201,12 +201,12 @@ def runs_as_csv(leaderboard: Leaderboard) -> str:
     numbers = [*metrics, "seconds", "train_seconds", "images_per_second"]
     versions = sorted({name for run in leaderboard.runs for name in run.result.get("versions", {})})
     columns = ["folder", "state", *leaderboard.keys, *leaderboard.pooled, "seed", "epochs", *numbers]
-    columns += ["validated_on", "finished", "device", "git_commit", *versions, "error"]
+    columns += ["validated_on", "finished", "device", "git_commit", *versions, "ended_early", "error"]
     rows = []
     for run in leaderboard.runs:
         settings = _texts(run.setting(key) for key in [*leaderboard.keys, *leaderboard.pooled])
         told = [run.result.get(name) for name in ("validated_on", "finished", "device", "git_commit")]
-        told += [run.result.get("versions", {}).get(name) for name in versions]
+        told += [run.result.get("versions", {}).get(name) for name in versions] + [run.ended_early]
         row = [shown(run.path), run.state, *settings, run.config.get("seed"), run.epoch]
         rows.append([*row, *(run.value(name) for name in numbers), *told, run.error])
     return _as_csv(columns, rows)
