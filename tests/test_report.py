@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import statistics
 
 import pytest
@@ -143,6 +144,17 @@ def test_different_code_of_one_module_is_said(make_run, tmp_path):
     assert build_leaderboard(read_all(tmp_path)).warnings == [
         "Runs were trained by different code: convnets.classifier (2 versions).",
         "1 run went on by other code than begun with.",
+    ]
+
+
+def test_one_configuration_by_different_code_is_two_rows(make_run, tmp_path):
+    for seed, digest in ((0, "a"), (1, "a"), (0, "b")):
+        path = make_run(f"seed={seed}", accuracy=0.7 + seed / 100)
+        (path / "code.json").write_text(json.dumps({"modules": {"convnets.networks.lenet": digest}}))
+    (board,) = build_leaderboard(read_all(tmp_path)).boards
+    assert [(re.sub(r"\b[0-9a-f]{6}\b", "...", group.label), len(group.runs)) for group in board.groups] == [
+        ("lenet code=...", 2),
+        ("lenet code=...", 1),
     ]
 
 

@@ -1,5 +1,6 @@
 """Many runs, grouped by recipe and ranked, with what their seeds allow to say."""
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
@@ -181,13 +182,17 @@ def as_text(value: Any) -> str:
 
 
 def _chosen_alike(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The same runs, those of one recipe with the choices of the first: it may be written in several ways."""
-    first: dict[str, RunRecord] = {}
+    """The same runs, those of one recipe with the choices of the first: it may be written in several ways.
+
+    Where one recipe was trained by different code, the runs get a setting of that name, so that they are told apart.
+    """
     alike = []
-    for run in runs:
-        model = first.setdefault(run.recipe, run)
-        choices = {group: model.settings.get(group) for group in GROUPS}
-        alike.append(replace(run, settings={**run.settings, **choices}, changes=model.changes))
+    for same in _groups_of(runs, lambda run: run.recipe).values():
+        choices = {group: same[0].settings.get(group) for group in GROUPS}
+        codes = {run.path: hashlib.sha256(json.dumps(run.code).encode()).hexdigest()[:6] for run in same}
+        for run in same:
+            code = {"code": codes[run.path]} if len({*codes.values()}) > 1 else {}
+            alike.append(replace(run, settings={**run.settings, **choices, **code}, changes=same[0].changes))
     return alike
 
 
