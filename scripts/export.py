@@ -1,4 +1,4 @@
-"""Export a trained run as a program that takes batches of 28x28 bytes, its preprocessing included."""
+"""Export a trained run as a program that takes batches of images as bytes, its preprocessing included."""
 
 import argparse
 
@@ -17,12 +17,10 @@ def main() -> None:
     """Export, check, say where it is."""
     arguments = parser.parse_args()
     with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
-        from convnets.export import NUM_CHECKED, export
+        from convnets.export import export
         from convnets.runs import load_run
 
-        path, difference = export(load_run(arguments.run, arguments.trust), arguments.to)
-        print(f"{path}: images (N, 1, 28, 28) of bytes to scores (N, 10); the same classes as the run's for", end=" ")
-        print(f"{NUM_CHECKED} test images, scores to within {difference:.1e}")
+        print(export(load_run(arguments.run, arguments.trust), arguments.to))
 
 
 if __name__ == "__main__":

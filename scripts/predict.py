@@ -24,7 +24,7 @@ parser.add_argument(
     "--background",
     choices=("auto", "black", "white"),
     default="auto",
-    help="of the pictures (auto: what most of the border is)",
+    help="of the pictures, for Fashion-MNIST (auto: what most of the border is)",
 )
 parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 parser.add_argument("--trust", action="append", default=[], metavar="CLASS", help="a class outside conf/ to be called")
@@ -39,7 +39,7 @@ def main() -> int:
 
         run = load_run(arguments.run, arguments.trust)
         answers = list(predict(run, find_pictures(arguments.images), arguments.background))
-        print(json.dumps(as_records(answers), indent=2) if arguments.json else f"{run}\n{as_table(answers)}")
+        print(json.dumps(as_records(answers), indent=2) if arguments.json else f"{run}\n{as_table(answers)}".rstrip())
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
         for refusal in refusals:
             print(f"skipped {refusal.path}: {refusal.reason}", file=sys.stderr)

@@ -42,6 +42,9 @@ def main() -> int:
 
     good = True
     with errors_explained(CONFIG_DIR, "train", overrides, wants_traceback()):
+        from convnets.callbacks.progress import folded, terminal_width
+
+        width = terminal_width()
         if sections or not (recipes or arguments.figures):
             from convnets.book.listings import LISTINGS, as_table
 
@@ -49,21 +52,22 @@ def main() -> int:
             if unknown := [section for section in sections if section not in known]:
                 parser.error(f"{unknown[0]} is no section or recipe: {', '.join([*known, *RECIPES, 'all'])}")
             listings = [listing for listing in LISTINGS if not sections or listing.section in sections]
-            table, good = as_table(listings)
+            table, good = as_table(listings, width)
             print(table)
         if recipes:
             from convnets.book.recipes import Plan
 
             plans = [Plan(CONFIG_DIR, recipe, arguments.seeds or 5, overrides, RUNS_DIR) for recipe in recipes]
             for plan in plans:
-                print(plan.cost(), flush=True)
+                print(folded(plan.cost(), width), flush=True)
             reproductions = [plan.carry_out() for plan in plans]
-            print(*reproductions, sep="\n")
+            print(*(folded(str(reproduction), width) for reproduction in reproductions), sep="\n")
             good = good and all(reproduction.verdict != "below" for reproduction in reproductions)
         if arguments.figures:
             from convnets.book.figures import draw_all
 
-            print(*draw_all(CONFIG_DIR, RECIPES, RUNS_DIR, FIGURES_DIR), sep="\n")
+            for line in draw_all(CONFIG_DIR, RECIPES, RUNS_DIR, FIGURES_DIR):
+                print(folded(line, width))
     return 0 if good else 1
 
 

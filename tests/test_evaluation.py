@@ -37,6 +37,25 @@ def test_the_training_s_own_figures_come_out_again(small, tmp_path_factory, over
         assert "the same to the last digit" in as_table(evaluation)
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "said"),
+    [
+        (0.0, 0.0, "the same to the last digit"),
+        (0.0, 3e-7, "the same but for rounding: the loss is 3.0e-07 lower"),
+        (0.0, -3e-7, "the same but for rounding: the loss is 3.0e-07 higher"),
+        (0.0, -0.00004, "differs: the loss is 4e-05 higher"),
+        (0.0, 0.0123, "differs: the loss is 0.012 lower"),
+        (-0.01, 0.0, "differs: here 2 more images are right"),
+        (0.01, -0.5, "differs: here 2 more images are wrong, and the loss is 0.5 higher"),
+    ],
+)
+def test_what_differs_from_the_report_is_said_by_how_much(adam, accuracy, loss, said):
+    evaluation = evaluate(adam)
+    figures = {"accuracy": evaluation["accuracy"] + accuracy, "loss": evaluation["loss"] + loss}
+    (line,) = [line for line in as_table({**evaluation, "reported": figures}).splitlines() if "reported" in line]
+    assert line == f"as reported        {figures['accuracy']:.4f}  {said}"
+
+
 def test_every_figure_follows_from_the_predictions_in_the_file(adam):
     evaluation = evaluate(adam)
     with (adam.path / "predictions-test.csv").open() as file:

@@ -2,6 +2,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from convnets import export as exporting
 from convnets.export import ExportError, export
@@ -14,7 +15,8 @@ from convnets.training import train
 def test_an_exported_program_gives_the_runs_scores_from_bytes(small, tmp_path, to, words):
     train(small(*words, "trainer.max_epochs=1"), tmp_path / "run")
     run = Run(tmp_path / "run")
-    path, _ = export(run, to)
+    exported = export(run, to)
+    path = exported.path
     images = run.datamodule.splits["train"].images[:37]  # of another number than it was exported with
     with torch.inference_mode():
         expected = run.classifier(run.datamodule.to_network_input(images)).numpy()
@@ -23,11 +25,27 @@ def test_an_exported_program_gives_the_runs_scores_from_bytes(small, tmp_path, t
     else:
         scores = torch.export.load(path).module()(images).detach().numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-3 * np.abs(expected).max())
+    assert f"{path}: images (N, 1, 28, 28) of bytes to scores (N, 10); the same classes as the run's for 100" in str(
+        exported
+    )
+
+
+def test_the_shapes_that_are_said_are_the_programs(small, tmp_path):
+    config = small("data.resize=40", "data.batch_size=30")
+    OmegaConf.update(config, "data._target_", "fruit.FruitDataModule")
+    train(config, tmp_path / "run")
+    run = Run(tmp_path / "run", trust=["fruit.FruitDataModule"])
+    exported = export(run, "onnx")
+    session = onnxruntime.InferenceSession(str(exported.path))
+    assert session.get_inputs()[0].shape[1:] == [3, 32, 32]
+    assert session.get_outputs()[0].shape[1:] == [3]
+    said = "images (N, 3, 32, 32) of bytes to scores (N, 3); the same classes as the run's for 12 test images"
+    assert said in str(exported)
 
 
 def test_a_program_that_gives_other_scores_is_not_put_in_place(small, tmp_path, monkeypatch):
     train(small("trainer.max_epochs=1"), tmp_path / "run")
-    path, _ = export(Run(tmp_path / "run"), "torch")
+    path = export(Run(tmp_path / "run"), "torch").path
     before = path.read_bytes()
     run_torch = exporting._run_torch
     monkeypatch.setattr(exporting, "_run_torch", lambda path, images: run_torch(path, images.flip(0)))

@@ -58,6 +58,89 @@ def test_filters_are_drawn_on_one_scale_around_zero(num_filters):
     assert np.count_nonzero(~np.isnan(image.get_array().filled(np.nan))) == weights.size
 
 
+RUN = "lenet-fashion_mnist_sample-optimizer_adamw-schedule_cosine-lr0.001-shift_flip-seed12345-1234567890ab"
+ROWS = [{"epoch": 1, "train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5}]
+LAYERS = [("image", np.linspace(0, 1, 784).reshape(1, 28, 28)), ("scores", np.arange(10.0))]
+PANELS = np.zeros((6, 28, 28), dtype=np.uint8)
+
+
+def contenders(*scores, error=0.0):
+    return [
+        plots.Contender(
+            f"{RUN} {n}", score, error, 10.0 + n, [(1, 0.1, 0.5, score), (2, score, score, 1.0)], {"model": f"m{n}"}
+        )
+        for n, score in enumerate(scores)
+    ]
+
+
+TITLED = {
+    "confusion": lambda title: plots.confusion_matrix(np.eye(10, dtype=int), NAMES, title),
+    "curves": lambda title: plots.training_curves(ROWS, title),
+    "filters": lambda title: plots.filters(np.ones((6, 5, 5)), title),
+    "many filters": lambda title: plots.filters(np.ones((64, 5, 5)), title),
+    "maps": lambda title: plots.feature_maps(LAYERS, NAMES, title),
+    "predictions": lambda title: plots.predictions(PANELS, *[np.arange(6)] * 2, np.ones(6), NAMES, title),
+    "leaderboard": lambda title: plots.leaderboard([(title, contenders(0.7, 0.8))], "val/accuracy"),
+}
+
+
+@pytest.mark.parametrize("title", [f"{RUN}, test split: 0.7342 of 10,000 right", "w" * 120, "short"])
+@pytest.mark.parametrize("name", TITLED)
+def test_titles_are_whole_and_free_of_the_rest(name, title):
+    figure = TITLED[name](title)
+    plots.pixels(figure)
+    part = figure.subfigs[0] if figure.subfigs else figure
+    heading = part._suptitle or part.axes[0].title
+    box, room = heading.get_window_extent(), figure.bbox
+    assert room.x0 <= box.x0 <= box.x1 <= room.x1
+    assert room.y0 <= box.y0 <= box.y1 <= room.y1
+    assert "".join(heading.get_text().split()) == "".join(title.split())
+    assert all(axes.get_window_extent().y1 <= box.y0 + 1 for axes in part.axes)
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        plots.confusion_matrix(np.eye(10, dtype=int), NAMES, f"{RUN}, test split"),
+        plots.confusion_matrix(np.eye(3, dtype=int), ["a very long name of a class", "b", "c"], "title"),
+        plots.filters(np.ones((6, 5, 5)), "title"),
+        plots.image_and_edges(np.ones((6, 8)), np.ones((6, 7))),
+    ],
+    ids=["confusion", "three classes", "filters", "edges"],
+)
+def test_panels_and_their_colour_bars_are_equally_high(figure):
+    plots.pixels(figure)
+    axes = [*figure.axes, *(bar for axes in figure.axes for bar in axes.child_axes)]
+    boxes = [each.get_window_extent() for each in {id(each): each for each in axes}.values()]
+    assert len(boxes) >= 2
+    assert max(box.y1 for box in boxes) - min(box.y1 for box in boxes) < 1
+    assert max(box.y0 for box in boxes) - min(box.y0 for box in boxes) < 1
+
+
+@pytest.mark.parametrize("error", [0.0, 0.01, 0.6])
+@pytest.mark.parametrize("scores", [(0.98, 0.9, 0.3), (1.0, 1.0), (0.0, 0.02), (0.73, 0.735)])
+def test_accuracies_and_their_intervals_end_at_0_and_1(scores, error):
+    figure = plots.leaderboard([("title", contenders(*scores, error=error))], "val/accuracy")
+    for axes in figure.subfigs[0].axes:
+        bottom, top = axes.get_ylim()
+        hair = 0.021 * (top - bottom)
+        assert -hair <= bottom < top <= 1 + hair
+        drawn = [*axes.containers] and [line for bars in axes.containers for line in bars.lines[2]]
+        for collection in drawn:
+            ends = collection.get_segments()[0][:, 1]
+            assert ends.min() >= 0
+            assert ends.max() <= 1
+        for score in scores if axes.containers else ():
+            assert bottom <= score <= top
+
+
+def test_losses_may_be_above_1_and_are_not_below_0():
+    figure = plots.leaderboard([("title", contenders(2.3, 0.4, error=1.0))], "val/loss")
+    bottom, top = figure.subfigs[0].axes[0].get_ylim()
+    assert top >= 3.3
+    assert -0.021 * (top - bottom) <= bottom
+
+
 def test_the_same_figure_is_the_same_file(tmp_path):
     rows = [{"epoch": 1, "train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5}]
     for name in ("a.svg", "b.svg"):

@@ -2,10 +2,13 @@ import io
 
 import numpy as np
 import pytest
+from fruit import COLOURS, picture
+from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
+from convnets.configuration import ConfigurationError
 from convnets.data import FashionMNISTSampleDataModule
-from convnets.prediction import Prediction, Refusal, as_records, as_table, find_pictures, predict, read_picture
+from convnets.prediction import Prediction, Refusal, as_records, as_table, find_pictures, predict
 from convnets.runs import Run
 from convnets.training import train
 
@@ -20,62 +23,6 @@ def saved(tmp_path, image, name="picture.png"):
 
 def large(image=BOOT):
     return Image.fromarray(image).resize((280, 280), Image.Resampling.NEAREST)
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        Image.fromarray(BOOT),
-        Image.fromarray(BOOT).convert("RGB"),
-        Image.fromarray(BOOT).convert("P"),
-        Image.fromarray(BOOT).convert("RGBA"),
-        Image.fromarray(BOOT).convert("LA"),
-        Image.fromarray(BOOT.astype(np.uint16) * 257),
-        Image.merge("RGBA", [Image.new("L", (28, 28), 255)] * 3 + [Image.fromarray(BOOT)]),
-    ],
-    ids=lambda image: image.mode,
-)
-def test_a_picture_of_the_very_size_is_taken_pixel_by_pixel(tmp_path, image):
-    see_through = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
-    found, background = read_picture(saved(tmp_path, image), 28, "black" if see_through else "auto")
-    assert background == "black"
-    np.testing.assert_array_equal(found, BOOT)
-
-
-def test_a_white_background_is_noticed_and_turned_black(tmp_path):
-    path = saved(tmp_path, ImageOps.invert(Image.fromarray(BOOT)))
-    found, background = read_picture(path, 28)
-    assert background == "white"
-    np.testing.assert_array_equal(found, BOOT)
-    as_it_is, background = read_picture(path, 28, "black")
-    assert background == "black"
-    np.testing.assert_array_equal(as_it_is, 255 - BOOT)
-
-
-@pytest.mark.parametrize("margin", [(0, 0), (100, 30), (5, 200)])
-def test_margins_are_trimmed_and_the_object_centred(tmp_path, margin):
-    plain, _ = read_picture(saved(tmp_path, large()), 28)
-    framed, _ = read_picture(saved(tmp_path, ImageOps.expand(ImageOps.invert(large()), margin, 255)), 28)
-    np.testing.assert_array_equal(framed, plain)
-    columns, rows = (np.flatnonzero(framed.max(axis=axis) > 12) for axis in (0, 1))
-    assert max(np.ptp(columns), np.ptp(rows)) == 27
-    assert abs((27 - columns[-1]) - columns[0]) <= 1
-    assert abs((27 - rows[-1]) - rows[0]) <= 1
-
-
-def test_a_photograph_on_its_side_is_set_upright(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    large().rotate(90).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    found, _ = read_picture(tmp_path / "turned.jpg", 28)
-    plain, _ = read_picture(saved(tmp_path, large()), 28)
-    assert np.abs(found.astype(int) - plain).mean() < 3
-
-
-def test_a_blank_picture_is_taken_as_it_is(tmp_path):
-    found, background = read_picture(saved(tmp_path, Image.new("L", (50, 20), 255)), 28)
-    assert background == "white"
-    assert found.max() == 0
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +84,45 @@ def test_folders_are_searched_for_pictures(tmp_path):
     for name in ("b.PNG", "a.jpeg", "deep/c.jpg", "notes.txt"):
         (tmp_path / name).write_text("")
     assert find_pictures([tmp_path]) == [tmp_path / "a.jpeg", tmp_path / "b.PNG", tmp_path / "deep" / "c.jpg"]
+
+
+@pytest.fixture(scope="module")
+def fruit_run(tmp_path_factory, compose):
+    path = tmp_path_factory.mktemp("runs") / "fruit"
+    config = compose(
+        "data=fashion_mnist_sample", "data.resize=32", "data.batch_size=30", "trainer=cpu", "trainer.max_epochs=20",
+        "optimizer=adamw", "model.lr=0.01", "model.activation=relu", "callbacks=none", "logger=none",
+    )  # fmt: skip
+    OmegaConf.update(config, "data._target_", "fruit.FruitDataModule")
+    train(config, path)
+    return Run(path, trust=["fruit.FruitDataModule"])
+
+
+def test_a_colour_sets_pictures_keep_their_colours_and_their_ground(fruit_run, tmp_path):
+    paths = [
+        saved(tmp_path, picture(name, size=200).resize((400, 200)).crop((100, 0, 300, 200)), f"{name}.png")
+        for name in COLOURS
+    ]
+    answers = list(predict(fruit_run, paths))
+    assert [answer.top[0][0] for answer in answers] == list(COLOURS)
+    assert "background" not in as_table(answers)
+    assert set(as_records(answers)[0]) == {"file", "top"}
+    with pytest.raises(ConfigurationError, match=r"--background=white is for Fashion-MNIST.* leave --background out"):
+        list(predict(fruit_run, paths, "white"))
+
+
+def test_a_datamodule_without_a_preparation_gets_its_size_and_channels(fruit_run, tmp_path, monkeypatch):
+    plain = fruit_run.datamodule
+    given = []
+
+    class Own:  # what a LightningDataModule of a user's has
+        image_size, num_channels, class_names = 32, 3, plain.class_names
+
+        def to_network_input(self, images):
+            given.append(images)
+            return plain.to_network_input(images)
+
+    monkeypatch.setattr("convnets.prediction.build_datamodule", lambda config: Own())
+    (answer,) = predict(fruit_run, [saved(tmp_path, picture("lime"))])
+    assert answer.top[0][0] == "lime"
+    np.testing.assert_array_equal(given[0][0].permute(1, 2, 0).numpy(), np.asarray(picture("lime")))

@@ -30,6 +30,7 @@ from convnets.training import quieten_lightning
 
 SPLITS = ("test", "val", "train")
 NUM_CALIBRATION_BINS = 15
+ROUNDING = 1e-5  # of the loss: what float32 sums of some thousand images differ by
 
 
 class Predictions(NamedTuple):
@@ -141,14 +142,29 @@ def as_table(evaluation: Mapping[str, Any]) -> str:
         f"calibration error  {evaluation['calibration_error']:.4f}  expected, {NUM_CALIBRATION_BINS} bins",
     ]
     if reported := evaluation["reported"]:
-        same = all(evaluation[name] == value for name, value in reported.items())
-        verdict = "the same to the last digit" if same else f"differs, with a loss of {reported['loss']:.4f}"
-        lines.append(f"as reported        {reported['accuracy']:.4f}  {verdict}")
+        lines.append(f"as reported        {reported['accuracy']:.4f}  {_verdict(evaluation, reported)}")
     lines += ["", f"{'class':{width}}  precision  recall   taken for, in the order of the classes"]
     for row, counts in zip(classes, matrix, strict=True):
         numbers = " ".join(f"{count or '.':>{digits}}" for count in counts)
         lines.append(f"{row['class']:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}   {numbers}")
     return "\n".join(lines)
+
+
+def _verdict(evaluation: Mapping[str, Any], reported: Mapping[str, float]) -> str:
+    """Whether the figures are those that the training ended with, and else by how much they are others.
+
+    Another number of threads, processor or precision sums in another order: that is rounding, and said as such.
+    """
+    num_right = round((evaluation["accuracy"] - reported["accuracy"]) * evaluation["num_images"])
+    more_loss = evaluation["loss"] - reported["loss"]
+    if num_right == 0 and more_loss == 0:
+        return "the same to the last digit"
+    if num_right == 0 and abs(more_loss) <= ROUNDING * abs(reported["loss"]):
+        return f"the same but for rounding: the loss is {abs(more_loss):.1e} {'higher' if more_loss > 0 else 'lower'}"
+    parts = [f"here {abs(num_right):,} more images are {'right' if num_right > 0 else 'wrong'}"] if num_right else []
+    if more_loss:
+        parts.append(f"the loss is {abs(more_loss):.2g} {'higher' if more_loss > 0 else 'lower'}")
+    return f"differs: {', and '.join(parts)}"
 
 
 def load_evaluation(run: Run, split: str) -> dict[str, Any]:

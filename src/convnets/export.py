@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,13 +38,32 @@ class FromBytes(nn.Module):
         return self.network(self.datamodule.to_network_input(images))
 
 
-def export(run: Run, to: str) -> tuple[Path, float]:
+class Exported(NamedTuple):
+    """A program that was exported, and checked on real images.
+
+    Args:
+        difference: the largest one of a score.
+        image_shape: (C, H, W) of the bytes that it takes.
+    """
+
+    path: Path
+    difference: float
+    num_checked: int
+    image_shape: tuple[int, ...]
+    num_classes: int
+
+    def __str__(self) -> str:
+        shape = ", ".join(map(str, self.image_shape))
+        return (
+            f"{self.path}: images (N, {shape}) of bytes to scores (N, {self.num_classes}); the same classes as the "
+            f"run's for {self.num_checked} test images, scores to within {self.difference:.1e}"
+        )
+
+
+def export(run: Run, to: str) -> Exported:
     """Write RUN/model.onnx or RUN/model.pt2, once it has given the run's scores for 100 real images.
 
-    Its input `images` are bytes (N, 1, 28, 28) of any N, its output `scores` floats (N, num_classes).
-
-    Returns:
-        the file, and the largest difference of a score.
+    Its input `images` are bytes (N, C, H, W) of any N, its output `scores` floats (N, num_classes).
 
     Raises:
         ConfigurationError: packages for ONNX are missing.
@@ -75,7 +94,7 @@ def export(run: Run, to: str) -> tuple[Path, float]:
         incoming.replace(path)
     finally:
         incoming.unlink(missing_ok=True)
-    return path, difference
+    return Exported(path, difference, len(images), tuple(images.shape[1:]), expected.shape[1])
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def _evaluated(run: Run) -> list[str]:
     matrix = torch.tensor(evaluation["confusion_matrix"]).numpy()
     wrong = (predictions.predicted != predictions.labels).nonzero().squeeze(1)
     surest = wrong[predictions.probabilities[wrong].argsort(descending=True)][:NUM_MISTAKES]
-    images = run.datamodule.splits["test"].images[surest].squeeze(1)
+    images = run.datamodule.splits["test"].images[surest].float().mean(dim=1).byte()  # in grey
     labels, guesses, sureness = (
         values[surest].numpy() for values in (predictions.labels, predictions.predicted, predictions.probabilities)
     )

@@ -1,6 +1,7 @@
 """Figures, from numbers to matplotlib."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
@@ -24,15 +27,28 @@ COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NUM_COLORED, NUM_VALUES, NUM_SWEPT_DRAWN = 12, 12, 6
 
 
+def _wrapped(text: str, inches: float, fontsize: float = 12, weight: str = "normal") -> str:
+    """Break the text into lines that fit the width; a run's name between its words."""
+    font = FontProperties(size=fontsize, weight=weight)
+    points, _, _ = TextToPath().get_text_width_height_descent(text, font, False)
+    num_characters = int(0.9 * inches * 72 * len(text) / max(points, 1))  # lines differ in how wide their letters are
+    return textwrap.fill(text, max(num_characters, 10))
+
+
+def _colorbar(figure: Figure, axes: Axes, drawn: Any, **options: Any) -> None:
+    """Put a colour bar beside an image, as high as it is."""
+    figure.colorbar(drawn, cax=axes.inset_axes((1.04, 0, 0.05, 1)), **options)
+
+
 def image_and_edges(image: Array, edges: Array) -> Figure:
     """Draw an image (H, W) and its feature map (H', W') side by side, negative purple and positive orange."""
-    figure = Figure(figsize=(6, 2.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[image.shape[1], edges.shape[1]])  # so that heights are the same
     left.imshow(image, cmap="gray", vmin=0, vmax=1)
     left.set_title("image (1: white)")
     drawn = right.imshow(edges, cmap="PuOr_r", vmin=-1, vmax=1)
     right.set_title("edges: kernel [1, -1]")
-    figure.colorbar(drawn, ax=right, ticks=[-1, 0, 1])
+    _colorbar(figure, right, drawn, ticks=[-1, 0, 1])
     for axes in (left, right):
         axes.set(xlabel="column", ylabel="row")
     return figure
@@ -43,7 +59,7 @@ def learning_curve(losses: Sequence[float], title: str) -> Figure:
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o", markersize=4)
-    axes.set(title=title, xlabel="step", ylabel="sum of squared errors", yscale="log")
+    axes.set(title=_wrapped(title, 5), xlabel="step", ylabel="sum of squared errors", yscale="log")
     axes.grid(alpha=0.3)
     return figure
 
@@ -54,12 +70,15 @@ def filters(weights: Array, title: str, num_columns: int = 16) -> Figure:
     tiled = tile(weights, num_columns)
     height, width = (0.9 * size / weights.shape[-1] for size in tiled.shape)
     shrunk = min(1.0, 8 / width)
-    figure = Figure(figsize=(max(shrunk * width, 4) + 1.2, shrunk * height + 0.7), layout="constrained")
+    figure_width = max(shrunk * width, 4) + 1.2
+    title = _wrapped(title, figure_width)
+    room = 0.5 + 0.2 * (title.count("\n") + 1)
+    figure = Figure(figsize=(figure_width, shrunk * height + room), layout="constrained")
     axes = figure.add_subplot()
     drawn = axes.imshow(tiled, cmap="PuOr_r", vmin=-limit, vmax=limit)
     axes.axis("off")
-    figure.colorbar(drawn, ax=axes, label="weight", ticks=[-limit, 0, limit], format="%.2g", shrink=0.9)
-    axes.set_title(title)
+    _colorbar(figure, axes, drawn, label="weight", ticks=[-limit, 0, limit], format="%.2g")
+    figure.suptitle(title, fontsize=12)
     return figure
 
 
@@ -87,10 +106,12 @@ def feature_maps(
     num_columns = min(most_columns, max(len(values) for _, values in layers if values.ndim == 3))
     num_rows = [-(-len(values) // num_columns) for _, values in layers]
     heights = [0.62 * rows if values.ndim == 3 else 0.42 for (_, values), rows in zip(layers, num_rows, strict=True)]
-    figure = Figure(figsize=(0.62 * num_columns + 2.3, 1.15 * sum(heights) + 1.4))
+    title = _wrapped(title, 0.62 * num_columns + 2.3, 14)
+    room = 0.2 + 0.25 * (title.count("\n") + 1)  # of the title
+    figure = Figure(figsize=(0.62 * num_columns + 2.3, 1.15 * sum(heights) + 0.95 + room))
     rows = figure.subplots(len(layers), 1, squeeze=False, height_ratios=heights)[:, 0]
     figure.subplots_adjust(left=2.2 / figure.get_figwidth(), right=0.99, hspace=0.12)
-    figure.subplots_adjust(bottom=0.95 / figure.get_figheight(), top=1 - 0.45 / figure.get_figheight())
+    figure.subplots_adjust(bottom=0.95 / figure.get_figheight(), top=1 - room / figure.get_figheight())
     for axes, (name, values), places in zip(rows, layers, num_rows, strict=True):
         limits = {"cmap": "gray", "vmin": values.min(), "vmax": values.max()}
         if values.ndim == 3:
@@ -123,10 +144,12 @@ def confusion_matrix(counts: NDArray[np.integer], class_names: Sequence[str], ti
         if counts[row, column]:
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=8)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
-    axes.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right")
-    axes.set_yticks(range(len(class_names)), class_names)
-    figure.colorbar(drawn, ax=axes, label="share of the true class")
+    axes.set(xlabel="predicted", ylabel="true")
+    names = [textwrap.shorten(name, 24, placeholder="...") for name in class_names]
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    _colorbar(figure, axes, drawn, label="share of the true class")
+    figure.suptitle(_wrapped(title, figure.get_figwidth()), fontsize=12)
     return figure
 
 
@@ -144,7 +167,8 @@ def training_curves(rows: Sequence[Mapping[str, float]], title: str) -> Figure:
     axes.plot(
         epochs, [row["val/accuracy"] for row in rows], "-.", color=GREEN, marker="^", markersize=3, label="val accuracy"
     )
-    axes.set(title=title, xlabel="epoch", ylabel="loss (nats), accuracy (share)", xlim=(0, max(epochs) * 1.02), ylim=0)
+    axes.set_title(_wrapped(title, 5.2))
+    axes.set(xlabel="epoch", ylabel="loss (nats), accuracy (share)", xlim=(0, max(epochs) * 1.02), ylim=0)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -182,7 +206,7 @@ def leaderboard(sections: Sequence[tuple[str, Sequence[Contender]]], metric: str
     figure = Figure(figsize=(12, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(sections), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (title, contenders), keys, rows, columns in zip(parts, sections, swept, num_rows, widths, strict=True):
-        part.suptitle(title, fontweight="bold")
+        part.suptitle(_wrapped(title, figure.get_figwidth(), weight="bold"), fontweight="bold")
         panels = part.subplots(rows, columns, squeeze=False).flatten()
         _draw_cost(panels[0], contenders, metric)
         _draw_curves(panels[1], contenders, metric)
@@ -217,15 +241,29 @@ def _line(rank: int, contender: Contender) -> matplotlib.lines.Line2D:
     return matplotlib.lines.Line2D([], [], markersize=5, label=f"{rank + 1}  {label}", **_style(rank))
 
 
-def _draw_scores(axes: Axes, positions: Sequence[float | None], contenders: Sequence[Contender]) -> None:
-    """Draw each score with its interval at its position, the best on top."""
+def _bounds(metric: str) -> tuple[float, float]:
+    """The values that the metric can have."""
+    return (0, 1) if "accuracy" in metric else (0, math.inf)
+
+
+def _keep_within(axes: Axes, metric: str) -> None:
+    """End the vertical axis where the metric's values end, but for a hair, so that a marker there is seen whole."""
+    (bottom, top), (lowest, highest) = axes.get_ylim(), _bounds(metric)
+    hair = 0.02 * (min(top, highest) - max(bottom, lowest))
+    axes.set_ylim(max(bottom, lowest - hair), min(top, highest + hair))
+
+
+def _draw_scores(axes: Axes, positions: Sequence[float | None], contenders: Sequence[Contender], metric: str) -> None:
+    """Draw each score with its interval, as far as there are such values, at its position, the best on top."""
     placed = [(r, x, c) for r, (x, c) in enumerate(zip(positions, contenders, strict=True)) if x is not None]
     others = [(x, contender.score) for rank, x, contender in placed if rank >= NUM_COLORED]
     axes.plot([x for x, _ in others], [score for _, score in others], ".", color="0.75")
     for rank, x, contender in reversed(placed):
         if rank < NUM_COLORED:
             style = {**_style(rank), "linestyle": "none"}
-            axes.errorbar(x, contender.score, yerr=contender.error or None, capsize=3, markersize=6, **style)
+            ends = np.clip([contender.score - contender.error, contender.score + contender.error], *_bounds(metric))
+            interval = np.abs(ends - contender.score)[:, None] if contender.error else None
+            axes.errorbar(x, contender.score, yerr=interval, capsize=3, markersize=6, **style)
     scores, errors = np.array([(c.score, c.error) for c in contenders]).T
     room = max(np.ptp(scores), 1.5 * np.median(errors))  # two seeds may have an interval ten times as long as the rest
     if room > 0:
@@ -234,15 +272,17 @@ def _draw_scores(axes: Axes, positions: Sequence[float | None], contenders: Sequ
             min((scores + errors).max(), scores.max() + room),
         )
         axes.set_ylim(lowest - 0.06 * (highest - lowest), highest + 0.06 * (highest - lowest))
+    _keep_within(axes, metric)
 
 
 def _draw_cost(axes: Axes, contenders: Sequence[Contender], metric: str) -> None:
-    _draw_scores(axes, [contender.seconds for contender in contenders], contenders)
+    _draw_scores(axes, [contender.seconds for contender in contenders], contenders, metric)
     for rank, contender in enumerate(contenders[:NUM_COLORED]):
         if contender.seconds is not None:
             place = (contender.seconds, contender.score)
             color = _style(rank)["color"]
-            axes.annotate(str(rank + 1), place, (5, 4), textcoords="offset points", fontsize=9, color=color)
+            options = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": color}
+            axes.annotate(str(rank + 1), place, (7, 0), **options)  # beside it: the axis may end above it
     _widen(axes, [contender.seconds for contender in contenders if contender.seconds is not None])
     axes.set(title="against cost: mean, 95 % interval", xlabel="seconds a run", ylabel=metric)
     axes.grid(alpha=0.3)
@@ -265,6 +305,7 @@ def _draw_curves(axes: Axes, contenders: Sequence[Contender], metric: str) -> No
             axes.fill_between(epochs, lowest, highest, color=_style(rank)["color"], alpha=0.15, linewidth=0)
     axes.set(title="over the epochs: mean, lowest to highest", xlabel="epoch", ylabel=metric.replace("test/", "val/"))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
+    _keep_within(axes, metric)
     axes.grid(alpha=0.3)
 
 
@@ -274,7 +315,7 @@ def _draw_swept(axes: Axes, contenders: Sequence[Contender], key: str, metric: s
     axes.set(title=f"by {key}", ylabel=metric)
     axes.grid(alpha=0.3, axis="y")
     if len({*values}) > NUM_VALUES:
-        _draw_scores(axes, values, contenders)
+        _draw_scores(axes, values, contenders, metric)
         _widen(axes, values)
         return
     columns = sorted({*values}) if _are_numbers(values) else sorted({*values}, key=str)
@@ -288,7 +329,7 @@ def _draw_swept(axes: Axes, contenders: Sequence[Contender], key: str, metric: s
             axes.hlines(mean, column - 0.35, column + 0.35, color="black", linewidth=1)
     if len(columns) < len(values):
         axes.set_title(f"by {key} (line: mean)")
-    _draw_scores(axes, positions, contenders)
+    _draw_scores(axes, positions, contenders, metric)
     texts = [f"{value:,.6g}" if type(value) is float else str(value) for value in columns]
     slanted = sum(map(len, texts)) > 40
     axes.set_xticks(range(len(texts)), texts, rotation=30 if slanted else 0, ha="right" if slanted else "center")
@@ -309,8 +350,10 @@ def predictions(
     Right ones in blue, wrong ones in bold orange.
     """
     num_rows = -(-len(images) // num_columns)
-    figure = Figure(figsize=(1.5 * num_columns, 2 * num_rows + 0.45))
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0, top=1 - 0.4 / figure.get_figheight())
+    title = _wrapped(title, 1.5 * num_columns, 13)
+    room = 0.2 + 0.2 * (title.count("\n") + 1)  # of the title
+    figure = Figure(figsize=(1.5 * num_columns, 2 * num_rows + 0.05 + room))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0, top=1 - room / figure.get_figheight())
     axes = figure.add_subplot()
     _, height, width = images.shape
     room = round(0.42 * height)  # of the text below an image

@@ -5,25 +5,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from convnets.building import build_datamodule
+from convnets.configuration import ConfigurationError
+from convnets.data.pictures import fill_square
 from convnets.runs import Run
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 NUM_TOP = 3
-NEARLY_BLACK = 0.05 * 255  # what Fashion-MNIST's makers trimmed as background
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of a picture, best first, and the background that was assumed: black or white."""
+    """The likeliest classes of a picture, best first.
+
+    Args:
+        background: black or white, as it was assumed; None for a data set whose pictures are taken with theirs.
+    """
 
     path: Path
-    background: str
+    background: str | None
     top: tuple[tuple[str, float], ...]
 
 
@@ -48,17 +51,35 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
 
 
 def predict(run: Run, paths: Sequence[Path], background: str = "auto") -> Iterator[Prediction | Refusal]:
-    """Classify each picture; what is none is refused, and the others go on."""
+    """Classify each picture; what is none is refused, and the others go on.
+
+    A data set that prepares pictures in a way of its own has a method `prepare_picture(picture, background)`, which
+    returns bytes (C, H, W) and the background that it assumed. Of any other, the middle of the picture is taken, with
+    as many channels and pixels as the set's images have.
+
+    Raises:
+        ConfigurationError: a background is named, for a data set that does not ask for one.
+    """
     classifier, datamodule = run.classifier, build_datamodule(run.config)
+
+    def fill(picture: Image.Image, _: str) -> tuple[Any, None]:
+        return fill_square(picture, datamodule.image_size, datamodule.num_channels), None
+
+    prepare = getattr(datamodule, "prepare_picture", fill)
     for path in paths:
         try:
-            image, assumed = read_picture(path, datamodule.image_size, background)
+            with Image.open(path) as picture:
+                image, assumed = prepare(picture, background)
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             yield Refusal(path, _reason(path, error))
             continue
-        batch = torch.from_numpy(image)[None, None].expand(1, datamodule.num_channels, -1, -1)
+        if assumed is None and background != "auto":
+            raise ConfigurationError(
+                f"--background={background} is for Fashion-MNIST, whose pictures are made light on black. Those of "
+                f"{run.config.data._target_} are taken as they are: leave --background out."
+            )
         with torch.inference_mode():
-            probabilities = classifier(datamodule.to_network_input(batch))[0].softmax(dim=0)
+            probabilities = classifier(datamodule.to_network_input(torch.from_numpy(image)[None]))[0].softmax(dim=0)
         best = probabilities.topk(min(NUM_TOP, len(probabilities)))
         names = [datamodule.class_names[index] for index in best.indices]
         yield Prediction(path, assumed, tuple(zip(names, best.values.tolist(), strict=True)))
@@ -74,67 +95,18 @@ def _reason(path: Path, error: Exception) -> str:
     return str(error).rstrip(".")
 
 
-def read_picture(path: Path, size: int, background: str = "auto") -> tuple[NDArray[np.uint8], str]:
-    """Read a picture of any size and mode as Fashion-MNIST has them: (size, size), grey, light on black, centred.
-
-    As its makers did: trim the background, shrink the longer side to `size`, centre, make it light on black. A picture
-    of that very size is taken as it is.
-
-    Args:
-        background: "black", "white" or "auto", which takes what most of the border is. Transparent parts are taken for
-            background: white ones where it is "auto".
-
-    Returns:
-        the picture, and the background that was assumed.
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-
-    Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747, section 2.
-    """
-    with Image.open(path) as opened:
-        grey = _grey(ImageOps.exif_transpose(opened), 0 if background == "black" else 255)
-    if background == "auto":
-        border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-        background = "white" if np.median(border) > 127 else "black"
-    if background == "white":
-        grey = 255 - grey
-    if grey.shape == (size, size):
-        return grey.round().astype(np.uint8), background
-    rows, columns = (np.flatnonzero((grey > NEARLY_BLACK).any(axis=axis)) for axis in (1, 0))
-    if len(rows):
-        grey = grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = size / max(grey.shape)
-    height, width = (max(round(side * scale), 1) for side in grey.shape)
-    small = Image.fromarray(grey.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    canvas = np.zeros((size, size), np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
-    canvas[top : top + height, left : left + width] = np.asarray(small).round().clip(0, 255).astype(np.uint8)
-    return canvas, background
-
-
-def _grey(image: Image.Image, under_transparent: int) -> NDArray[np.float32]:
-    """Grey levels from 0 to 255, with transparent parts laid on the given one."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits a pixel
-        values = np.asarray(image, dtype=np.float32)
-        highest = float(values.max())
-        return values * (255 / 65535) if highest > 255 else values * 255 if 0 < highest <= 1 else values
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.new("RGBA", layer.size, (under_transparent,) * 3 + (255,))
-        image.alpha_composite(layer)
-    return np.asarray(image.convert("RGB").convert("L"), dtype=np.float32)
-
-
 def as_table(answers: Sequence[Prediction | Refusal]) -> str:
     """What was predicted, a picture a line."""
     predictions = [answer for answer in answers if isinstance(answer, Prediction)]
-    width = max((len(str(answer.path)) for answer in predictions), default=0)
-    names = max((len(name) for answer in predictions for name, _ in answer.top), default=0)
-    lines = [f"{'file':{width}}  background  likeliest classes"] if predictions else []
+    if not predictions:
+        return ""
+    width = max(len(str(answer.path)) for answer in predictions)
+    names = max(len(name) for answer in predictions for name, _ in answer.top)
+    assumed = any(answer.background for answer in predictions)
+    lines = [f"{'file':{width}}  {'background  ' if assumed else ''}likeliest classes"]
     for answer in predictions:
         top = "  ".join(f"{name:{names}} {probability:.3f}" for name, probability in answer.top)
-        lines.append(f"{answer.path!s:{width}}  {answer.background:10}  {top}")
+        lines.append(f"{answer.path!s:{width}}  {f'{answer.background:10}  ' if assumed else ''}{top}")
     return "\n".join(lines)
 
 
@@ -145,7 +117,7 @@ def as_records(answers: Sequence[Prediction | Refusal]) -> list[dict[str, Any]]:
         if isinstance(answer, Refusal)
         else {
             "file": str(answer.path),
-            "assumed_background": answer.background,
+            **({"assumed_background": answer.background} if answer.background else {}),
             "top": [{"class": name, "probability": probability} for name, probability in answer.top],
         }
         for answer in answers

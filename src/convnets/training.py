@@ -40,7 +40,7 @@ from convnets.callbacks import (
     read_checkpoint,
     write_curves,
 )
-from convnets.callbacks.progress import count, duration
+from convnets.callbacks.progress import count, duration, folded, terminal_width
 from convnets.classifier import Classifier
 from convnets.configuration import (
     RULES,
@@ -451,7 +451,11 @@ class _Handler(logging.StreamHandler[Any]):
 
 
 class _TerminalHandler(_Handler):
-    """Writes to what sys.stdout is now: a progress bar replaces it while it is drawn."""
+    """Writes to what sys.stdout is now: a progress bar replaces it while it is drawn. Long lines are folded."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Fold the message into the terminal's columns."""
+        return folded(super().format(record), terminal_width())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""

@@ -27,20 +27,35 @@ def wrong(value):
     return value + 1 if isinstance(value, (int, float)) else f"{value}0"
 
 
+@pytest.mark.parametrize("width", [60, 80, 130])
 @pytest.mark.parametrize("listing", LISTINGS, ids=NAMES)
-def test_a_wrong_value_planted_in_a_listing_is_found(listing):
-    table, good = listings.as_table([dataclasses.replace(listing, book=wrong(listing.book))])
+def test_a_wrong_value_planted_in_a_listing_is_found(listing, width):
+    table, good = listings.as_table([dataclasses.replace(listing, book=wrong(listing.book))], width)
     assert not good
     assert "DIFFERENT" in table
     assert "1 values: 1 DIFFERENT" in table
+    assert max(map(len, table.splitlines())) <= width
 
 
 def test_matrices_and_layers_are_printed_a_row_a_line():
     chosen = [listing for listing in LISTINGS if listing.name in ("the edge image", "LeNet, layer by layer")]
-    table, _ = listings.as_table(chosen)
+    table, _ = listings.as_table(chosen, 128)
     assert len(re.findall(r" same +$", table, re.MULTILINE)) == 2
     assert len(re.findall(r"\[1, 1, 0, 0, 0, 0, 1, 1\]\S*\s+\[+1, 1, 0, 0, 0, 0, 1, 1\]", table)) == 6
     assert re.search(r"Conv2d 16x10x10 +Conv2d 16x10x10 *$", table, re.MULTILINE)
+
+
+@pytest.mark.parametrize("width", [60, 80, 127, 128, 200])
+def test_the_table_fits_the_terminal_and_shows_every_value(width):
+    table, good = listings.as_table(LISTINGS, width)
+    assert good
+    assert max(map(len, table.splitlines())) <= width
+    joined = " ".join(table.split())
+    for listing in LISTINGS:
+        for line in listings._text(listing.book).splitlines():
+            assert " ".join(line.split()) in joined
+    if width < 128:
+        assert "7.2 same: the edge image [[1, 1, 0, 0, 0, 0, 1, 1], [1, 1, 0, 0, 0, 0, 1, 1]," in joined
 
 
 def test_every_section_of_the_book_is_there():

@@ -3,11 +3,13 @@ import gzip
 import hashlib
 import http.server
 import logging
+import math
 import multiprocessing
 import os
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -51,7 +53,7 @@ def fill(folder, compressed=True):
 
 def assert_complete(folder):
     assert {name: (folder / name).read_bytes() for name in CONTENT} == CONTENT
-    assert not list(folder.glob(".incoming*"))
+    assert not list(folder.glob(f"{archive.INCOMING}*"))
 
 
 def test_intact_files_are_taken_as_they_are(tmp_path, sources):
@@ -77,30 +79,78 @@ def test_the_system_folder_serves_an_empty_one_and_says_so(tmp_path, sources, ca
     assert "found and verified" in caplog.messages[1]
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"\1" + content[1:]])
-def test_a_damaged_file_is_named_set_aside_and_fetched_again(tmp_path, sources, caplog, damage):
-    fill(sources)
+def idx(*shape):
+    """An IDX file of that shape, as MNIST and others have them under the same names."""
+    return b"\0\0\x08" + bytes([len(shape)]) + struct.pack(f">{len(shape)}i", *shape) + bytes(math.prod(shape))
+
+
+OTHERS = {
+    "cut short": (CONTENT[IMAGES][:5000], "damaged, cut short, or no IDX file of bytes"),
+    "no IDX file": (b"holiday.txt", "damaged, cut short, or no IDX file of bytes"),
+    "empty": (b"", "damaged, cut short, or no IDX file of bytes"),
+    "a bit turned": (
+        CONTENT[IMAGES][:-1] + bytes([CONTENT[IMAGES][-1] ^ 1]),
+        "an IDX file of 1,000 images of 28x28, with other bytes than Fashion-MNIST's",
+    ),
+    "images": (idx(60, 28, 28), "an IDX file of 60 images of 28x28, with other bytes than Fashion-MNIST's"),
+    "labels": (idx(60_000), "an IDX file of 60,000 labels, with other bytes than Fashion-MNIST's"),
+}
+
+
+@pytest.mark.parametrize("others", OTHERS)
+@pytest.mark.parametrize("suffix", ["", ".gz", "torn .gz"])
+@pytest.mark.parametrize("complete", [False, True])
+def test_other_files_under_the_names_are_refused_and_stay_as_they_are(tmp_path, sources, others, suffix, complete):
+    fill(sources)  # from where they could be had
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    if complete:
+        fill(folder, compressed=False)
+        (folder / IMAGES).unlink()
+    content, what = OTHERS[others]
+    if suffix:
+        content = gzip.compress(content)
+    if suffix == "torn .gz":
+        content, what = content[:15], OTHERS["empty"][1]
+    path = folder / f"{IMAGES}{suffix and '.gz'}"
+    path.write_bytes(content)
+    (folder / ".lock").write_text("a user's")
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+    with pytest.raises(DataUnavailableError) as error:
+        ensure_files(folder, CHECKSUMS)
+    assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()} == before
+    message = str(error.value)
+    assert f"  {path.name}: {what}\n" in message
+    assert "Set data.dir to another folder" in message
+    subprocess.run(message.partition("can go: ")[2], shell=True, check=True)  # the way out, as it is printed
+    ensure_files(folder, CHECKSUMS)
+    assert_complete(folder)
+    assert (folder / ".lock").read_text() == "a user's"
+
+
+def test_intact_files_serve_beside_other_compressed_ones(tmp_path, sources):
     fill(tmp_path / "data", compressed=False)
-    (tmp_path / "data" / IMAGES).write_bytes(damage(CONTENT[IMAGES]))
+    (tmp_path / "data" / f"{IMAGES}.gz").write_bytes(b"a user's")
     ensure_files(tmp_path / "data", CHECKSUMS)
-    assert_complete(tmp_path / "data")
-    assert (tmp_path / "data" / f"{IMAGES}.corrupt").read_bytes() == damage(CONTENT[IMAGES])
-    assert f"{IMAGES} is corrupt or cut short" in caplog.text
+    assert (tmp_path / "data" / f"{IMAGES}.gz").read_bytes() == b"a user's"
 
 
-def test_a_truncated_gz_is_set_aside_too(tmp_path, sources, caplog):
+def test_folders_and_broken_links_of_the_names_are_refused(tmp_path, sources):
     fill(sources)
-    fill(tmp_path / "data")
-    (tmp_path / "data" / f"{IMAGES}.gz").write_bytes(gzip.compress(CONTENT[IMAGES])[:1000])
-    ensure_files(tmp_path / "data", CHECKSUMS)
-    assert_complete(tmp_path / "data")
-    assert f"{IMAGES}.gz is corrupt or cut short" in caplog.text
+    data_dir = tmp_path / "data"
+    (data_dir / IMAGES).mkdir(parents=True)  # as some archives of MNIST unpack
+    (data_dir / "t10k-images-idx3-ubyte").symlink_to("away")
+    with pytest.raises(DataUnavailableError) as error:
+        ensure_files(data_dir, CHECKSUMS)
+    assert f"  {IMAGES}: a folder\n" in str(error.value)
+    assert "  t10k-images-idx3-ubyte: a link to nothing\n" in str(error.value)
+    assert {path.name for path in data_dir.iterdir()} == {IMAGES, "t10k-images-idx3-ubyte"}
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path, sources):
     fill(sources)
-    (tmp_path / "data" / ".incoming-abc").mkdir(parents=True)
-    (tmp_path / "data" / ".incoming-abc" / f"{IMAGES}.whole").write_bytes(b"half")
+    (tmp_path / "data" / f"{archive.INCOMING}abc").mkdir(parents=True)
+    (tmp_path / "data" / f"{archive.INCOMING}abc" / f"{IMAGES}.whole").write_bytes(b"half")
     ensure_files(tmp_path / "data", CHECKSUMS)
     assert_complete(tmp_path / "data")
 
@@ -248,7 +298,7 @@ def test_a_raw_file_is_in_memory_once(tmp_path):
 @pytest.mark.parametrize("content", [CONTENT[IMAGES][:-1], b"no IDX", b"", CONTENT[IMAGES] + b"\0"])
 def test_a_broken_idx_file_is_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match="is no whole IDX file of bytes: remove it"):
+    with pytest.raises(ValueError, match=r"file is no whole IDX file of bytes\."):
         read_idx(tmp_path / "file")
 
 

@@ -1,9 +1,13 @@
+import copy
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from convnets.networks import VGG, LeNet, ResNet18, ResNeXt18, as_table, summarize
+from convnets.networks.summary import UNKNOWN, WHOLE_IMAGE
 
 NETWORKS = [(LeNet, 28), (VGG, 224), (ResNet18, 96), (ResNeXt18, 96), (ResNet18, 64)]
 
@@ -14,9 +18,12 @@ def test_totals_are_the_networks(build, size):
         network = build(image_size=size)
     whole, *layers = summarize(network, size)
     assert whole.num_parameters == sum(parameter.numel() for parameter in network.parameters())
-    with FlopCounterMode(display=False) as counter:
-        network(torch.empty(1, 1, size, size, device="meta"))
-    assert whole.multiply_adds == counter.get_total_flops() // 2
+    by_hand = 0
+    for line, module in zip([whole, *layers], network.modules(), strict=True):
+        if isinstance(module, (nn.Conv2d, nn.Linear)):  # the book's 7.4.4: outputs times what each is summed over
+            assert line.multiply_adds == math.prod(line.shape) * module.weight[0].numel()
+            by_hand += line.multiply_adds
+    assert whole.multiply_adds == by_hand
     top = [line for line in layers if line.depth == 1]
     for total in ("num_parameters", "multiply_adds", "activation_bytes"):
         assert sum(getattr(line, total) for line in top) == getattr(whole, total)
@@ -27,8 +34,8 @@ def receptive_field(network, size):
     image = torch.zeros(1, 1, size, size, requires_grad=True)
     output = network(image)
     output[0, :, output.shape[2] // 2, output.shape[3] // 2].sum().backward()
-    rows = image.grad[0, 0].abs().sum(1).nonzero()
-    return int(rows.max() - rows.min() + 1)
+    seen = [image.grad[0, 0].abs().sum(axis).nonzero() for axis in (1, 0)]
+    return max(int(places.max() - places.min() + 1) for places in seen)
 
 
 def test_receptive_fields_are_what_gradients_reach():
@@ -46,6 +53,123 @@ def test_receptive_fields_are_what_gradients_reach():
         for parameter in network.to_empty(device="cpu").parameters():
             nn.init.uniform_(parameter, 0.1, 1)
         assert found == receptive_field(network, 100)
+
+
+class Functional(nn.Module):
+    """A network whose operations are functions, one after the other: each of them is a row of the test."""
+
+    def __init__(self, *functions):
+        super().__init__()
+        self.layers = nn.ModuleList(f for f in functions if isinstance(f, nn.Module))
+        self.functions = functions
+
+    def forward(self, images):
+        for function in self.functions:
+            images = function(images)
+        return images
+
+
+def conv(*args, **options):
+    return nn.Conv2d(*args, **options)
+
+
+def stem():
+    return conv(1, 4, 7, stride=2, padding=3)
+
+
+def kernel(*shape):
+    return torch.ones(shape, device="meta" if torch.is_inference_mode_enabled() else "cpu")
+
+
+FUNCTIONS = {
+    "relu": (stem(), torch.relu, conv(4, 2, 3)),
+    "relu in place": (stem(), lambda x: x.relu_(), conv(4, 2, 3)),
+    "F.relu, gelu": (stem(), F.relu, F.gelu, conv(4, 2, 3)),
+    "sum": (stem(), lambda x: x + F.conv2d(x, kernel(4, 4, 5, 5), padding=2), conv(4, 2, 3)),
+    "product in place": (stem(), lambda x: x.clone().mul_(F.avg_pool2d(x, 3, 1, 1)), conv(4, 2, 3)),
+    "cat": (stem(), lambda x: torch.cat([x, F.conv2d(x, kernel(2, 4, 5, 5), padding=2)], 1), conv(6, 2, 1)),
+    "chunks": (stem(), lambda x: torch.cat([*x.chunk(2, 1)][::-1], 1), conv(4, 2, 3)),
+    "pooling": (stem(), lambda x: F.avg_pool2d(x, 3, 2), lambda x: F.avg_pool2d(x, (2, 2)), conv(4, 2, 3)),
+    "dilation": (lambda x: F.conv2d(x, kernel(4, 1, 3, 3), dilation=3), conv(4, 2, 3)),
+    "not square": (lambda x: F.conv2d(x, kernel(4, 1, 1, 9)), lambda x: F.conv2d(x, kernel(2, 4, 3, 1))),
+    "circular": (conv(1, 4, 7, stride=2, padding=3, padding_mode="circular"), conv(4, 2, 3)),
+    "reflected": (conv(1, 4, 7, stride=2, padding=3, padding_mode="reflect"), conv(4, 2, 3)),
+    "padded": (stem(), lambda x: F.pad(x, (1, 1, 1, 1)), conv(4, 2, 3)),
+    "batch norm": (stem(), nn.BatchNorm2d(4), conv(4, 2, 3)),
+    "dropout": (stem(), lambda x: F.dropout(x, 0.5, False), conv(4, 2, 3)),
+    "channels shuffled": (stem(), lambda x: x.view(1, 2, 2, 50, 50).transpose(1, 2).reshape(x.shape), conv(4, 2, 3)),
+    "linear on channels": (stem(), lambda x: F.linear(x.permute(0, 2, 3, 1), kernel(3, 4)).permute(0, 3, 1, 2)),
+    "layer norm on channels": (
+        stem(),
+        lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (4,), kernel(4)).permute(0, 3, 1, 2),
+        conv(4, 2, 3),
+    ),
+    "softmax over channels": (stem(), lambda x: x.softmax(1), conv(4, 2, 3)),
+    "mean over channels": (stem(), lambda x: x.mean(1, keepdim=True), conv(1, 2, 3)),
+    "every other": (stem(), lambda x: x[:, :, ::2, ::2], conv(4, 2, 3)),
+    "space to channels": (stem(), lambda x: F.pixel_unshuffle(x, 1), conv(4, 2, 3)),
+    "adaptive": (lambda x: F.adaptive_avg_pool2d(x, 50), conv(1, 2, 3)),
+    "flattened and back": (stem(), lambda x: x.flatten(2).unflatten(2, (50, 50)), conv(4, 2, 3)),
+    "einsum": (stem(), lambda x: torch.einsum("nchw,dc->ndhw", x, kernel(3, 4)), conv(3, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_followed_as_modules_are(name):
+    network = Functional(*FUNCTIONS[name])
+    found = summarize(copy.deepcopy(network), 100)[0].receptive_field
+    for parameter in network.parameters():
+        nn.init.uniform_(parameter, 0.1, 1)
+    assert found == receptive_field(network.eval(), 100)
+
+
+WHOLE = {
+    "mean": lambda x: x.mean((2, 3), keepdim=True),
+    "pooled to one": lambda x: F.adaptive_avg_pool2d(x, 1),
+    "flattened": lambda x: F.linear(x.flatten(1), torch.ones(2, 4 * 50 * 50, device=x.device)),
+    "squeezed and excited": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
+    "group norm": lambda x: F.group_norm(x, 2),
+    "instance norm": lambda x: F.instance_norm(x),
+    "softmax over places": lambda x: x.flatten(2).softmax(2),
+    "attention": lambda x: F.scaled_dot_product_attention(*[x.flatten(2).transpose(1, 2)] * 3),
+    "each with each": lambda x: x.flatten(2).transpose(1, 2) @ x.flatten(2),
+    "linear on columns": lambda x: F.linear(x, torch.ones(2, 50, device=x.device)),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_depends_on_all_places_sees_the_whole_image(name):
+    assert summarize(Functional(stem(), WHOLE[name]), 100)[0].receptive_field == WHOLE_IMAGE
+
+
+def test_what_is_not_known_is_not_guessed():
+    lines = summarize(Functional(stem(), lambda x: x.cumsum(2), conv(4, 2, 3)), 100)
+    assert [line.receptive_field for line in lines] == [UNKNOWN, 7, UNKNOWN]
+    assert " ? " in as_table(lines, 1)
+
+
+class Inception(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = conv(1, 4, 3)
+        self.branches = nn.ModuleList([conv(4, 4, 1), conv(4, 4, 5, padding=2), nn.AvgPool2d(9, 1, padding=4)])
+
+    def forward(self, images):
+        x = self.stem(images).relu()
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+def test_the_widest_branch_after_a_function_counts_from_the_stem_on():
+    assert [line.receptive_field for line in summarize(Inception(), 28)] == [11, 3, 3, 7, 11]
+
+
+def test_functions_arithmetic_is_counted():
+    class Both(nn.Module):
+        def forward(self, x):
+            x = F.conv2d(x, torch.ones(6, 1, 5, 5, device=x.device))
+            return F.linear(x.flatten(1), torch.ones(10, 6 * 24 * 24, device=x.device))
+
+    assert summarize(Both(), 28)[0].multiply_adds == 6 * 24 * 24 * 25 + 10 * 6 * 24 * 24
 
 
 def test_resnets_receptive_fields_follow_the_longer_branch():

@@ -4,6 +4,7 @@ Where the scanned notes contradict their own printed output, the printed output 
 """
 
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,7 @@ class Listing:
 
 
 LISTINGS: list[Listing] = []
+TABLE_WIDTH = 128  # with the widest value beside itself
 
 
 def listing(section: str, name: str, book: Any) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
@@ -61,20 +63,38 @@ def listing(section: str, name: str, book: Any) -> Callable[[Callable[[], Any]],
     return enter
 
 
-def as_table(listings: Sequence[Listing]) -> tuple[str, bool]:
-    """Format section, listing, the book's value, ours, and whether they are the same; and say whether all are."""
+def as_table(listings: Sequence[Listing], width: int) -> tuple[str, bool]:
+    """Format section, listing, the book's value, ours, and whether they are the same; and say whether all are.
+
+    Where `width` columns are too few for both values beside each other, they stand below their listing: one that is
+    the same once.
+    """
+    compared = [(listing, _text(listing.book), _text(listing.ours), listing.same) for listing in listings]
+    differing = sum(not same for *_, same in compared)
+    text = _beside_each_other(compared) if width >= TABLE_WIDTH else _below_each_other(compared, width)
+    verdict = "all the same" if not differing else f"{differing} DIFFERENT"
+    return f"{text}{len(listings)} values: {verdict}", not differing
+
+
+def _beside_each_other(compared: Sequence[tuple[Listing, str, str, bool]]) -> str:
     listing_column = rich.table.Column("listing", width=26)  # leaves the widest matrix its rows
     table = rich.table.Table("section", listing_column, "the book", "ours", "same?", box=rich.box.SIMPLE, expand=False)
-    differing = 0
-    for listing in listings:
-        ours, same = listing.ours, listing.same
-        differing += not same
-        table.add_row(listing.section, listing.name, _text(listing.book), _text(ours), "same" if same else "DIFFERENT")
-    console = rich.console.Console(width=max(106, rich.console.Console().width), highlight=False, markup=False)
+    for listing, book, ours, same in compared:
+        table.add_row(listing.section, listing.name, book, ours, "same" if same else "DIFFERENT")
+    console = rich.console.Console(width=TABLE_WIDTH, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)
-    verdict = "all the same" if not differing else f"{differing} DIFFERENT"
-    return f"{captured.get()}{len(listings)} values: {verdict}", not differing
+    return captured.get()
+
+
+def _below_each_other(compared: Sequence[tuple[Listing, str, str, bool]], width: int) -> str:
+    lines = []
+    for listing, book, ours, same in compared:
+        lines.append(f"{listing.section}  {'same' if same else 'DIFFERENT'}: {listing.name}")
+        for heading, value in [("", book)] if same else [("  the book:", book), ("  ours:", ours)]:
+            lines += [heading] * bool(heading) + [f"     {line}" for line in value.splitlines()]
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="       ")
+    return "".join(f"{wrapper.fill(line)}\n" for line in lines)
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,9 @@
 
 import logging
 import math
+import re
+import shutil
+import textwrap
 import time
 from typing import Any
 
@@ -18,6 +21,7 @@ from convnets.callbacks.steps import steps_in, steps_per_execution
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.2
+COMMAND = re.compile(r"\b(python|rm|pip|make|tensorboard) ")  # to be copied and typed
 
 
 class Progress(ProgressBar):
@@ -37,7 +41,7 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the bar."""
-        console = Console()
+        console = Console(soft_wrap=True)  # what is said above the bar is folded already, and a path stays whole
         if not (console.is_terminal and trainer.is_global_zero):
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -72,12 +76,12 @@ class Progress(ProgressBar):
         row = History.of(trainer).rows[-1]
         if trainer.is_global_zero:
             log.info(
-                "epoch %2d/%s   train loss %.3f  accuracy %.3f   val loss %.3f  accuracy %.3f   %s",
+                "epoch %2d/%s  loss %.3f (val %.3f)  accuracy %.3f (val %.3f)  %s",
                 row["epoch"],
                 trainer.max_epochs,
                 row["train/loss"],
-                row["train/accuracy"],
                 row["val/loss"],
+                row["train/accuracy"],
                 row["val/accuracy"],
                 duration(row["epoch_seconds"]),
             )
@@ -140,6 +144,34 @@ def _advice(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
         advice.append("trainer.precision=bf16-mixed (this processor computes in bf16)")
     advice += ["a smaller data.resize", "fewer trainer.max_epochs"]
     return f" What makes it shorter: {', '.join(advice[:-1])}, {advice[-1]}."
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or of COLUMNS; so many that nothing is folded where there is neither."""
+    return shutil.get_terminal_size((10_000, 24)).columns
+
+
+def folded(text: str, width: int) -> str:
+    """Break lines that are longer than `width`: between columns (two spaces) where there are any, else between words.
+
+    A line with a command stays whole, for it would not work in two; so does one with a word or path that does not fit.
+    """
+    return "\n".join(_folded_line(line, width) for line in text.split("\n"))
+
+
+def _folded_line(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    longest = max(map(len, line.split()), default=0)
+    if len(line) <= width or len(indent) + longest > width or COMMAND.search(line):
+        return line
+    lines = [""]
+    for column in re.split(r"(?<=\S)(?=  )", line):
+        if lines[-1] and len(lines[-1] + column) > width:
+            lines.append(indent + column.lstrip())
+        else:
+            lines[-1] += column
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(wrapper.fill, lines))
 
 
 def count(number: int, noun: str) -> str:

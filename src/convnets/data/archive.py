@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ FASHION_MNIST_SHA256 = {
 }
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 STALL_SECONDS = 20.0
+INCOMING = ".convnets-incoming-"  # folders of what is being fetched
 
 Checksums = Mapping[str, str]
 
@@ -53,12 +55,16 @@ def ensure_files(data_dir: Path, checksums: Checksums = FASHION_MNIST_SHA256) ->
     Debian's archive. Safe to call from several processes at once, and to be killed at any moment. A folder that cannot
     be written serves as it is, if its files are intact, raw or .gz.
 
+    No file that is there is ever renamed, written over or removed: a fetched one appears whole, under a name that was
+    free. So what has one of the names and other bytes is not ours, but a user's (MNIST has the same names).
+
     Raises:
-        DataUnavailableError: no source delivered, or `data_dir` cannot be written.
+        DataUnavailableError: other files have the names, no source delivered, or `data_dir` cannot be written.
     """
     try:
         if all(_is_intact(data_dir / name, digest) for name, digest in checksums.items()):
             return
+        _refuse_other_files(data_dir, checksums)
         data_dir.mkdir(parents=True, exist_ok=True)
         with _locked(data_dir):
             _fetch_missing(data_dir, checksums)
@@ -71,19 +77,42 @@ def ensure_files(data_dir: Path, checksums: Checksums = FASHION_MNIST_SHA256) ->
         ) from error
 
 
+def _refuse_other_files(data_dir: Path, checksums: Checksums) -> None:
+    """Raise DataUnavailableError if anything lies under one of the names, raw or as .gz, that is not that file."""
+    found: dict[Path, str] = {}
+    for name, digest in checksums.items():
+        path = next((path for path in (data_dir / name, data_dir / f"{name}.gz") if os.path.lexists(path)), None)
+        if path is not None and not (path.is_file() and _has_intact(data_dir, name, digest)):
+            found[path] = _description(path, name)
+    if found:
+        raise DataUnavailableError(
+            f"{data_dir} holds other files under the names of Fashion-MNIST's, which MNIST and others use too:\n"
+            + "\n".join(f"  {path.name}: {what}" for path, what in found.items())
+            + "\nNothing was changed. Set data.dir to another folder, which is filled with Fashion-MNIST. Or, if these "
+            f"are damaged copies of it that can go: rm -r {shlex.join(map(str, found))}"
+        )
+
+
+def _description(path: Path, name: str) -> str:
+    if not path.is_file():
+        return "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no file"
+    content = _content(path.parent, name)
+    if content is None or (shape := _idx_shape(content)) is None:
+        return "damaged, cut short, or no IDX file of bytes"
+    what = "labels" if len(shape) == 1 else f"images of {'x'.join(map(str, shape[1:]))}"
+    return f"an IDX file of {shape[0]:,} {what}, with other bytes than Fashion-MNIST's"
+
+
 def _fetch_missing(data_dir: Path, checksums: Checksums) -> None:
-    for left_over in data_dir.glob(".incoming-*"):  # of a process that was killed: the lock is ours
+    for left_over in data_dir.glob(f"{INCOMING}*"):  # of a process that was killed: the lock is ours
         shutil.rmtree(left_over)
     missing = [name for name, digest in checksums.items() if not _is_intact(data_dir / name, digest)]
-    for name in missing:
-        if (data_dir / name).exists():
-            _set_aside(data_dir / name)
     attempts: list[str] = []
     for source, fetch in SOURCES.items():
         if not missing:  # another process brought them while this one waited for the lock, or the source just did
             return
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".incoming-") as folder:
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=INCOMING) as folder:
             incoming = Path(folder)
             try:
                 found = fetch(data_dir, incoming)
@@ -95,9 +124,6 @@ def _fetch_missing(data_dir: Path, checksums: Checksums) -> None:
             outcome = f"found and verified ({time.monotonic() - started:.1f} s)"
         log.info("Fashion-MNIST: %s: %s", source, outcome)
         attempts.append(f"  {source}: {outcome}")
-        for name in missing:
-            if (compressed := data_dir / f"{name}.gz").exists():
-                _set_aside(compressed)
     if missing:
         raise DataUnavailableError(
             "Fashion-MNIST was not found. Tried:\n"
@@ -232,12 +258,6 @@ def _has_intact(folder: Path, name: str, digest: str) -> bool:
     return content is not None and hashlib.sha256(content).hexdigest() == digest
 
 
-def _set_aside(path: Path) -> None:
-    aside = path.with_name(f"{path.name}.corrupt")
-    log.warning("Fashion-MNIST: %s is corrupt or cut short: moved to %s, to be fetched again", path, aside.name)
-    path.replace(aside)
-
-
 def _is_intact(path: Path, digest: str) -> bool:
     try:
         with path.open("rb") as file:
@@ -248,7 +268,7 @@ def _is_intact(path: Path, digest: str) -> bool:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    with (data_dir / ".lock").open("w") as file:
+    with (data_dir / ".lock").open("a") as file:  # whatever a file of that name holds, it keeps
         fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when its holder dies
         yield
 
@@ -262,9 +282,14 @@ def read_idx(path: Path) -> Tensor:
     Source: the format's description on the MNIST page of Y. LeCun.
     """
     content = _content(path.parent, path.name) or bytearray()
+    if (shape := _idx_shape(content)) is None:
+        raise ValueError(f"{path} is no whole IDX file of bytes.")
+    return torch.frombuffer(content, dtype=torch.uint8, offset=4 + 4 * len(shape)).view(shape)
+
+
+def _idx_shape(content: bytearray) -> tuple[int, ...] | None:
+    """The shape of an IDX file of bytes, from its header; None where the content is no such file, or not whole."""
     num_dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * num_dimensions
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if num_dimensions == 0 or len(content) != start + math.prod(shape):
-        raise ValueError(f"{path} is no whole IDX file of bytes: remove it, and it will be fetched again.")
-    return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(shape)
+    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
+    return shape if num_dimensions and len(content) == start + math.prod(shape) else None

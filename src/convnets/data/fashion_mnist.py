@@ -6,10 +6,12 @@ from typing import Any, ClassVar
 
 import lightning
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from convnets.data.archive import SPLIT_FILES, ensure_files, read_idx
+from convnets.data.pictures import cut_out, fill_square
 from convnets.data.preprocessing import shift_flip, to_network_input
 from convnets.data.sampling import (
     Batch,
@@ -211,6 +213,16 @@ class FashionMNISTDataModule(lightning.LightningDataModule):
     def to_network_input(self, images: Tensor) -> Tensor:
         """Make of bytes (N, 1, 28, 28) what the network takes: (N, 1, resize, resize) in [0, 1]."""
         return to_network_input(images, self.resize)
+
+    def prepare_picture(self, picture: Image.Image, background: str = "auto") -> tuple[Any, str | None]:
+        """Make of a person's picture an image as the set has them: bytes (C, H, W); and say what background it had.
+
+        Fashion-MNIST's objects are cut out, light on black. A subclass with other classes is another set, whose
+        pictures stay as they are: then there is no background to say.
+        """
+        if self.class_names == FashionMNISTDataModule.class_names:
+            return cut_out(picture, self.image_size, background)
+        return fill_square(picture, self.image_size, self.num_channels), None
 
 
 class FashionMNISTSampleDataModule(FashionMNISTDataModule):

@@ -1,14 +1,21 @@
 """What each layer of a network gives out and costs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
+from convnets.networks.receptive_field import View, Views
+
 WHOLE_IMAGE = 0  # receptive field of what depends on every pixel
+UNKNOWN = -1  # of what went through an operation that is not known
+FLOPS_OF_A_MULTIPLY_ADD = 2
 
 
 @dataclass
@@ -20,8 +27,9 @@ class Line:
         layer: the module's class.
         shape: of the output for one image, without the batch.
         num_parameters: weights and biases.
-        multiply_adds: of convolutions and linear layers, for one image.
-        receptive_field: side, in pixels of the image, of what one output unit depends on (borders aside).
+        multiply_adds: of convolutions and matrix products, whether modules or functions do them, for one image.
+        receptive_field: side, in pixels of the image, of what one output unit depends on (borders aside), through
+            modules and functions alike.
         activation_bytes: of the outputs inside the layer, for one image in float32: what training keeps.
     """
 
@@ -35,39 +43,17 @@ class Line:
     outputs: list[Tensor] = field(default_factory=list, repr=False)
 
 
-@dataclass(frozen=True)
-class _View:
-    """What a tensor's unit sees: the side of its receptive field, and the step between neighbours, in pixels."""
-
-    size: int = 1
-    step: int = 1
-
-    def through(self, module: nn.Module) -> "_View":
-        if isinstance(module, (nn.Flatten, nn.Linear, nn.AdaptiveAvgPool2d)) or self.size == WHOLE_IMAGE:
-            return _View(WHOLE_IMAGE)
-        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-            kernel, stride = _first(module.kernel_size), _first(module.stride)
-            dilation = _first(getattr(module, "dilation", 1))
-            return _View(self.size + (kernel - 1) * dilation * self.step, self.step * stride)
-        return self
-
-
-def _first(value: Any) -> int:
-    return int(value[0] if isinstance(value, tuple) else value)
-
-
 def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list[Line]:
     """Describe every module of the network, in the order of execution; the first line is the whole.
 
     Runs the network once on a fake image, where no arithmetic is done and no memory taken. A module that is called more
     than once is described by its last call, with the costs of all.
     """
-    with torch.device("meta"):
+    with torch.inference_mode(), torch.device("meta"):
         image = torch.empty(1, in_channels, image_size, image_size)
         network = network.to("meta").eval()
-    views: dict[int, _View] = {id(image): _View()}
-    alive: list[Tensor] = [image]  # so that no id is given twice
-    running: list[Line] = []
+    views, counter = Views(image), FlopCounterMode(display=False)
+    running: list[tuple[Line, int]] = []  # with the operations counted before
     lines: list[Line] = []
     handles: list[RemovableHandle] = []
 
@@ -75,32 +61,27 @@ def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list
         line = Line(len(running), type(module).__name__)
         line.num_parameters = sum(parameter.numel() for parameter in module.parameters())
         lines.append(line)
-        running.append(line)
+        running.append((line, counter.get_total_flops()))
 
-    def after(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        line = running.pop()
+    def after(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        line, flops = running.pop()
+        output = next(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))  # of several, the first
         is_leaf = next(module.children(), None) is None
         line.shape = tuple(output.shape[1:])
-        if not is_leaf or output.untyped_storage()._cdata != inputs[0].untyped_storage()._cdata:  # a view is free
+        # A view is free.
+        if not (is_leaf and inputs) or output.untyped_storage()._cdata != inputs[0].untyped_storage()._cdata:
             line.outputs.append(output)
-        line.multiply_adds += multiply_adds(module, output)
-        if is_leaf:
-            views[id(output)] = views.get(id(inputs[0]), _View()).through(module)
-        elif id(output) not in views:  # made from its layers' outputs by a function, as in a residual block
-            inside = [views[id(tensor)] for tensor in line.outputs if id(tensor) in views]
-            views[id(output)] = max(inside, key=lambda view: view.size or float("inf"), default=_View())
-        line.receptive_field = views[id(output)].size
-        alive.append(output)
+        line.multiply_adds = (counter.get_total_flops() - flops) // FLOPS_OF_A_MULTIPLY_ADD
+        line.receptive_field = _side(views[output])
         distinct = {tensor.untyped_storage()._cdata: tensor for tensor in line.outputs}
         line.activation_bytes = sum(4 * tensor.numel() for tensor in distinct.values())
         if running:
-            running[-1].multiply_adds += line.multiply_adds
-            running[-1].outputs += line.outputs
+            running[-1][0].outputs += line.outputs
 
     for module in network.modules():
         handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
-        with torch.no_grad():
+        with torch.inference_mode(), counter, views:
             network(image)
     finally:
         for handle in handles:
@@ -108,16 +89,10 @@ def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list
     return lines
 
 
-def multiply_adds(module: nn.Module, output: Tensor) -> int:
-    """Multiplications with an addition that a convolution or linear layer does for one image; else 0.
-
-    Source: Dive into Deep Learning 7.4.4: O(h w k^2 c_in c_out), divided by the number of groups.
-    """
-    if isinstance(module, nn.Conv2d):
-        return output[0].numel() * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
-    if isinstance(module, nn.Linear):
-        return output[0].numel() * module.in_features
-    return 0
+def _side(view: View | None) -> int:
+    if view is None or math.isnan(view.side):
+        return UNKNOWN
+    return WHOLE_IMAGE if math.isinf(view.side) else math.ceil(view.side)
 
 
 def as_table(lines: Sequence[Line], batch_size: int, depth: int = 1) -> str:
@@ -143,7 +118,7 @@ def as_table(lines: Sequence[Line], batch_size: int, depth: int = 1) -> str:
 
 
 def _costs(line: Line, batch_size: int) -> tuple[str, str, str, str]:
-    sees = "all" if line.receptive_field == WHOLE_IMAGE else f"{line.receptive_field} px"
+    sees = {WHOLE_IMAGE: "all", UNKNOWN: "?"}.get(line.receptive_field, f"{line.receptive_field} px")
     return (
         f"{line.num_parameters:,}",
         f"{line.multiply_adds:,}",
