@@ -90,7 +90,7 @@ def test_titles_are_whole_and_free_of_the_rest(name, title):
     figure = TITLED[name](title)
     plots.pixels(figure)
     part = figure.subfigs[0] if figure.subfigs else figure
-    heading = part._suptitle or part.axes[0].title
+    heading = (part.texts or [part.axes[0].title])[0]
     box, room = heading.get_window_extent(), figure.bbox
     assert room.x0 <= box.x0 <= box.x1 <= room.x1
     assert room.y0 <= box.y0 <= box.y1 <= room.y1

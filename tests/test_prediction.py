@@ -3,11 +3,15 @@ import io
 import numpy as np
 import pytest
 from fruit import COLOURS, picture
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
+from convnets import plots
 from convnets.configuration import ConfigurationError
 from convnets.data import FashionMNISTSampleDataModule
+from convnets.evaluation import load_predictions
+from convnets.page import _evaluated
 from convnets.prediction import Prediction, Refusal, as_records, as_table, find_pictures, predict
 from convnets.runs import Run
 from convnets.training import train
@@ -90,7 +94,7 @@ def test_folders_are_searched_for_pictures(tmp_path):
 def fruit_run(tmp_path_factory, compose):
     path = tmp_path_factory.mktemp("runs") / "fruit"
     config = compose(
-        "data=fashion_mnist_sample", "data.resize=32", "data.batch_size=30", "trainer=cpu", "trainer.max_epochs=20",
+        "data=fashion_mnist_sample", "data.resize=32", "data.batch_size=30", "trainer=cpu", "trainer.max_epochs=60",
         "optimizer=adamw", "model.lr=0.01", "model.activation=relu", "callbacks=none", "logger=none",
     )  # fmt: skip
     OmegaConf.update(config, "data._target_", "fruit.FruitDataModule")
@@ -109,6 +113,17 @@ def test_a_colour_sets_pictures_keep_their_colours_and_their_ground(fruit_run, t
     assert set(as_records(answers)[0]) == {"file", "top"}
     with pytest.raises(ConfigurationError, match=r"--background=white is for Fashion-MNIST.* leave --background out"):
         list(predict(fruit_run, paths, "white"))
+
+
+def test_the_page_draws_a_colour_sets_mistakes_in_grey(fruit_run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "predictions", lambda images, *rest: (drawn.append(images), Figure())[1])
+    loaded = load_predictions(fruit_run, "test")
+    monkeypatch.setattr(
+        "convnets.page.load_predictions", lambda *_: loaded._replace(predicted=1 - loaded.labels.sign())
+    )
+    assert len(_evaluated(fruit_run)) == 2
+    assert drawn[0].shape == (10, 32, 32)
 
 
 def test_a_datamodule_without_a_preparation_gets_its_size_and_channels(fruit_run, tmp_path, monkeypatch):

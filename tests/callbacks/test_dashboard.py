@@ -232,7 +232,7 @@ def test_pictures_show_what_was_validated(shown, tmp_path, monkeypatch):
 
     drawn = figures(best)
     accuracy = f"{float(rows[best.epoch - 1]['val/accuracy']):.1%} of 300 validation images right"
-    assert drawn["confusion"].axes[0].get_title().startswith(accuracy)
+    assert drawn["confusion"].get_suptitle().startswith(accuracy)
     told = [text.get_text() for text in drawn["mistakes"].axes[0].texts]
     shares = torch.tensor(best.validated.scores).softmax(1)
     wrong = [
