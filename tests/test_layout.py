@@ -9,7 +9,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "convnets"
 
 # Floors from the bottom up; a module imports only from floors below its own (and from its own package).
 FLOORS = [
-    {"networks", "data", "classifier", "plots", "configuration", "atomic", "folder", "memory", "significance"},
+    {"commands"},
+    {"folder"},
+    {"finding"},
+    {"networks", "data", "classifier", "plots", "configuration", "atomic", "memory", "significance"},
     {"callbacks", "sweeps"},
     {"building"},
     {"runs", "records"},
@@ -43,6 +46,7 @@ def test_imports_point_down(path):
     [
         ("convnets", ("torch", "lightning", "hydra")),
         ("convnets.configuration", ("torch", "lightning", "matplotlib")),
+        ("convnets.finding", ("torch", "lightning", "matplotlib")),
         ("convnets.sweeps", ("torch", "lightning", "matplotlib")),
         ("hydra_plugins.gpu_pool_launcher.gpu_pool_launcher", ("torch", "convnets", "rich")),
         ("hydra_plugins.optuna_search.optuna_search", ("torch", "convnets", "optuna")),

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from convnets.commands import script, typed
 from convnets.configuration import ConfigurationError, content, is_part_of, resolve
 
 # Overrides that change no result, and so not a sweep's name.
@@ -64,6 +65,7 @@ def _finished_runs() -> list[tuple[dict[str, Any], float]]:
 
 # Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("report_command", lambda folder: script("report", typed(Path(folder))), replace=True)
 OmegaConf.register_new_resolver("known_seconds", lambda *, _root_: known_seconds(_root_), replace=True)
 
 
