@@ -19,13 +19,14 @@ def main() -> int:
     arguments = parser.parse_args()
     with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
         from convnets.board import serve
+        from convnets.commands import script
         from convnets.folder import RunFolderError
         from convnets.records import find_folders, find_runs
 
         folders = find_folders(arguments.folders) if arguments.folders else [Path("outputs")]
         num_runs = len(find_runs(folders))
         if not num_runs:
-            raise RunFolderError(f"There is no run in {folders[0]} yet: python scripts/train.py makes one.")
+            raise RunFolderError(f"There is no run in {folders[0]} yet: {script('train')} makes one.")
         return serve(folders, num_runs, arguments.port)
 
 

@@ -37,14 +37,15 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly, its files written
     with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
-        from convnets.folder import RunFolderError, shown
+        from convnets.commands import script, shown
+        from convnets.folder import RunFolderError
         from convnets.records import find_folders, find_runs
 
         folders = find_folders(arguments.folders)
         paths = find_runs(folders)
         if not paths:
             where = ", ".join(map(shown, folders)) or "outputs/"
-            raise RunFolderError(f"There is no run in {where} yet: python scripts/train.py makes one.")
+            raise RunFolderError(f"There is no run in {where} yet: {script('train')} makes one.")
         if arguments.prune:
             from convnets.disk import prune_after_asking
 

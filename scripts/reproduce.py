@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration import errors_explained, wants_traceback
+    from convnets.configuration import CONFIG_DIR, add_config_dir, errors_explained, wants_traceback
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
-CONFIG_DIR = Path(__file__).parents[1] / "conf"
 RUNS_DIR, FIGURES_DIR = Path("outputs/runs"), Path("outputs/figures")
 RECIPES = ("lenet", "vgg", "resnet18")  # of conf/experiment/book
 
@@ -25,6 +24,7 @@ parser.add_argument(
 )
 parser.add_argument("--seeds", type=int, help="seeds to train each recipe with (5)")
 parser.add_argument("--figures", action="store_true", help="draw the pictures into outputs/figures")
+add_config_dir(parser)
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     if arguments.seeds is not None and arguments.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {arguments.seeds}")
-    overrides = [word for word in arguments.what if "=" in word]
+    overrides = [*arguments.config_dir, *(word for word in arguments.what if "=" in word)]
     words = [word for word in arguments.what if "=" not in word]
     recipes = [recipe for recipe in RECIPES if recipe in words or "all" in words]
     sections = [word for word in words if word not in (*RECIPES, "all")]

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 try:
-    from convnets.configuration import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration import CONFIG_DIR, add_config_dir, errors_explained, wants_traceback
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -17,6 +17,7 @@ parser = argparse.ArgumentParser(description=__doc__, epilog="The last line is t
 parser.add_argument("overrides", nargs="*", help="of the configuration, such as model=vgg data.resize=32")
 parser.add_argument("--kills", type=int, default=100, help="(100)")
 parser.add_argument("--seed", type=int, default=0, help="of the instants (0)")
+add_config_dir(parser)
 
 
 def main() -> int:
@@ -29,12 +30,13 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     if arguments.kills < 1:
         parser.error(f"--kills must be at least 1, got {arguments.kills}")
-    with errors_explained(CONFIG_DIR, "train", arguments.overrides, wants_traceback()):
+    given = [*arguments.config_dir, *arguments.overrides]
+    with errors_explained(CONFIG_DIR, "train", given, wants_traceback()):
         from convnets.soak import Soak
 
         epochs = f"trainer.max_epochs={max(arguments.kills // 2, 2)}"
         folder = Path("outputs/soak") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        overrides = [epochs, *SETTINGS, *arguments.overrides]
+        overrides = [epochs, *SETTINGS, *given]
         tally = Soak(folder, overrides, arguments.kills, random.Random(arguments.seed)).carry_out()
     print(tally)
     return 1 if "DIFFERENT" in tally else 0

@@ -1,18 +1,16 @@
 """Print what each layer of a network gives out and costs: python scripts/summarize.py model=vgg11 data.resize=224."""
 
 import argparse
-from pathlib import Path
 
 try:
-    from convnets.configuration import compose, errors_explained, wants_traceback
+    from convnets.configuration import CONFIG_DIR, add_config_dir, compose, errors_explained, wants_traceback
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
-
-CONFIG_DIR = Path(__file__).parents[1] / "conf"
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("overrides", nargs="*", help="as for train.py: model=..., data.resize=..., data.batch_size=...")
 parser.add_argument("--depth", type=int, default=1, help="2 opens blocks, 3 what is in them (1)")
+add_config_dir(parser)
 
 
 def main() -> None:
@@ -20,8 +18,9 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     if arguments.depth < 1:
         parser.error(f"--depth must be at least 1, got {arguments.depth}")
-    with errors_explained(CONFIG_DIR, "train", arguments.overrides, wants_traceback()):
-        config, _ = compose(CONFIG_DIR, "train", arguments.overrides)
+    overrides = [*arguments.config_dir, *arguments.overrides]
+    with errors_explained(CONFIG_DIR, "train", overrides, wants_traceback()):
+        config, _ = compose(CONFIG_DIR, "train", overrides)
 
         from convnets.building import describe_network
 

@@ -1,15 +1,13 @@
 """Train one network: python scripts/train.py model=vgg data.resize=224, and --help for the rest."""
 
-from pathlib import Path
-
 try:
     import convnets.sweeps  # noqa: F401 (names their folders)
-    from convnets.configuration import main
+    from convnets.configuration import CONFIG_DIR, main
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
 
-@main(Path(__file__).parents[1] / "conf", "train")
+@main(CONFIG_DIR, "train")
 def train(config, run_dir):
     """Import what is heavy only here, so that --help and a typo answer at once."""
     from convnets.training import train

@@ -9,8 +9,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "convnets"
 
 # Floors from the bottom up; a module imports only from floors below its own (and from its own package).
 FLOORS = [
-    {"networks", "data", "classifier", "plots", "content", "atomic", "folder", "memory", "significance"},
-    {"configuration", "sources"},
+    {"commands", "atomic"},
+    {"folder", "content"},
+    {"finding", "sources", "networks", "data", "classifier", "plots", "memory", "significance"},
+    {"configuration"},
     {"callbacks", "sweeps"},
     {"building"},
     {"runs", "records"},
@@ -44,6 +46,7 @@ def test_imports_point_down(path):
     [
         ("convnets", ("torch", "lightning", "hydra")),
         ("convnets.configuration", ("torch", "lightning", "matplotlib")),
+        ("convnets.finding", ("torch", "lightning", "matplotlib")),
         ("convnets.sweeps", ("torch", "lightning", "matplotlib")),
         ("hydra_plugins.gpu_pool_launcher.gpu_pool_launcher", ("torch", "convnets", "rich")),
         ("hydra_plugins.optuna_search.optuna_search", ("torch", "convnets", "optuna")),

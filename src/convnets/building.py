@@ -32,6 +32,7 @@ from convnets.callbacks import (
 )
 from convnets.classifier import Classifier
 from convnets.configuration import CUDA_GRAPH_MODES, ConfigurationError
+from convnets.finding import find_run
 from convnets.memory import keep_freed_memory
 from convnets.networks import as_table, summarize
 
@@ -158,7 +159,7 @@ def build_trainer(
     if options["precision"] == "16-mixed" and not on_gpu:
         raise ConfigurationError("trainer.precision=16-mixed needs a GPU: set bf16-mixed or 32-true.")
     with refusals_explained():
-        weights = [] if config.init.from_run is None else [WeightsFromRun(Path(config.init.from_run).expanduser())]
+        weights = [] if config.init.from_run is None else [WeightsFromRun(find_run(config.init.from_run))]
     method = OmegaConf.create({key: value for key, value in config.init.items() if key not in ("from_run", "weights")})
     callbacks = [
         *weights,
@@ -278,7 +279,11 @@ def _build_loggers(group: Mapping[str, Any], run_dir: Path, epochs_done: int) ->
     # From the first start on: TensorBoard takes the first mark of a start in a folder for that of no restart.
     purge = {"lightning.pytorch.loggers.TensorBoardLogger": {"purge_step": epochs_done + 1}}
     return [
-        _instantiate(item, save_dir=str(run_dir), **purge.get(item._target_, {})) for item in group.values() if item
+        _instantiate(item, save_dir=str(run_dir), **purge[item._target_])
+        if item._target_ in purge
+        else _instantiate(item, save_dir=str(run_dir / "loggers" / str(name)))  # its files are never the run's own
+        for name, item in group.items()
+        if item
     ]
 
 
@@ -296,8 +301,8 @@ def refusals_explained() -> Iterator[None]:
     try:
         yield
     except InstantiationException as error:
-        if isinstance(error.__cause__, (ValueError, TypeError)):
-            where = "" if isinstance(error.__cause__, ValueError) else " (Compare the file in conf/ with the class.)"
+        if isinstance(error.__cause__, (ValueError, TypeError, ImportError, OSError)):
+            where = "" if not isinstance(error.__cause__, TypeError) else " (Compare the file in conf/ with the class.)"
             raise ConfigurationError(f"{error.__cause__}{where}") from error
         raise
     except (ValueError, MisconfigurationException) as error:

@@ -3,6 +3,7 @@
 The keys of a configuration are those of the files in conf/ that it is composed of; `RULES` adds types and ranges.
 """
 
+import argparse
 import difflib
 import errno
 import functools
@@ -20,17 +21,26 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from convnets.commands import CONFIG_DIR, installation, nearest_name, quoted, script
 from convnets.content import COMPUTATION, NOT_RECIPE, changing_callbacks, content_hash, differences, flatten
+from convnets.finding import find_run
 
 USERS_WISH = "CONVNETS_TRACEBACKS"  # HYDRA_FULL_ERROR as the user set it: `main` sets it for itself
-CONFIG_DIR = Path(__file__).parents[2] / "conf"
 
 
 class ConfigurationError(ValueError):
@@ -77,9 +87,10 @@ NOT_NEGATIVE = Rule("a number of at least 0", lambda v: _is_number(v) and v >= 0
 PROBABILITY = Rule("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
+PATH = Rule("a path", TEXT.allows)
 FOLDER_NAME = Rule(
-    "1 to 100 letters, digits, dots, dashes and underscores, the first no dot (in two pairs of quotes, '\"1.5\"', what "
-    "would be a number or true)",
+    "1 to 100 letters from A to Z, digits, dots, dashes and underscores, the first no dot (in two pairs of quotes, "
+    "'\"1.5\"', what would be a number or true)",
     lambda v: re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", str(v)) is not None and (isinstance(v, str) or _is_whole(v)),
 )
 BATCH_LIMIT = Rule(
@@ -116,7 +127,7 @@ RULES: Mapping[str, Rule] = {
     "steps_per_execution": whole(1),
     "checkpoint.every_seconds": POSITIVE,
     "checkpoint.keep": FLAG,
-    "init.from_run": optional(TEXT),
+    "init.from_run": optional(PATH),
     "expected": optional(BAND),
     "model.lr": POSITIVE,
     "model.image_size": whole(1, 2048),
@@ -127,7 +138,7 @@ RULES: Mapping[str, Rule] = {
     "model.num_groups": optional(whole(1)),
     "model.group_width": optional(whole(1)),
     "model.bottleneck_ratio": POSITIVE,
-    "data.dir": TEXT,
+    "data.dir": PATH,
     "data.resize": whole(1, 2048),
     "data.batch_size": whole(1),
     "data.holdout": whole(0),
@@ -155,6 +166,12 @@ RULES: Mapping[str, Rule] = {
     "trainer.sync_batchnorm": FLAG,
     "callbacks.dashboard.every": optional(whole(1)),
 }
+
+PATHS = (
+    *(key for key, rule in RULES.items() if rule.wording.startswith(PATH.wording)),
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+)
 
 EXTRAS = {"hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm"}  # what installs them
 GROUPS = ("model", "data", "optimizer", "schedule", "init", "callbacks")  # of conf/, whose choice names a run
@@ -228,7 +245,7 @@ def check(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
 
 
 def _same_type(value: Any, default: Any) -> bool:
-    if default is None:
+    if default is None or default == "???":
         return True
     if isinstance(default, float):
         return _is_number(value)
@@ -238,6 +255,21 @@ def _same_type(value: Any, default: Any) -> bool:
 def _type_name(value: Any) -> str:
     names = {bool: "true or false,", int: "a whole number", float: "a number", str: "a text", list: "a list"}
     return names.get(type(value), "several keys")
+
+
+def choices_of(group: str, config_dirs: Sequence[Path]) -> list[str]:
+    """What a group can be set to, by the files in these folders."""
+    paths = [(path, config_dir / group) for config_dir in config_dirs for path in (config_dir / group).rglob("*.yaml")]
+    return sorted({str(path.relative_to(folder).with_suffix("")) for path, folder in paths})
+
+
+def _config_dirs(config_dir: Path, words: Sequence[str]) -> list[Path]:
+    """The folder, and the user's own on the command line: --config-dir, or its hydra.searchpath=[file://...]."""
+    given = get_args_parser().parse_known_args(list(words))[0].config_dir
+    searched = re.findall(
+        r"file://([^\],\"]+)", " ".join(word for word in words if word.startswith("hydra.searchpath="))
+    )
+    return [config_dir, *map(Path, searched), *([Path(given)] if given else [])]
 
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
@@ -263,21 +295,52 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     return f"There is no key {key}.{hint} (--cfg {part} prints every key.)"
 
 
-def resolve(root: DictConfig) -> dict[str, Any]:
+def resolve(root: DictConfig, complete: bool = True) -> dict[str, Any]:
     """Resolve a composed configuration, Hydra's own part left out.
+
+    Args:
+        complete: refuse values that a file leaves open (`???`); otherwise they stay so.
 
     Raises:
         ConfigurationError: an interpolation leads nowhere.
     """
     ours = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     try:
-        resolved = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+        resolved = OmegaConf.to_container(ours, resolve=True, throw_on_missing=complete)
     except OmegaConfBaseException as error:
         if isinstance(error, MissingMandatoryValue):
             raise ConfigurationError(f"{error.full_key} has no value: set {error.full_key}=VALUE.") from error
         raise ConfigurationError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def as_hydra_takes(word: str) -> str:
+    """An override with `~` expanded where it is a path, and quoted where Hydra's grammar would refuse the plain text.
+
+    A shell leaves `~` after `=` as it is, and takes away the quotes that the grammar needs around a space before `(`,
+    another `=`, or a letter like ü. Words with signs of the grammar itself stay: lists, sweeps, functions, quotes.
+    """
+    key, separator, value = word.partition("=")
+    if not separator or word.startswith("-"):
+        return word
+    if key.lstrip("+") in PATHS and re.match(r"~(/|$)", value):
+        value = str(Path(value).expanduser())
+    has_grammar = re.search(r"""[,\[\]{}"'$]|^\w+\(""", value) is not None
+    if key == "init.from_run" and value not in ("", "null") and not has_grammar:
+        value = str(find_run(value))  # here, for `latest` is another run once this one has begun
+    word = f"{key}={value}"
+    if has_grammar or _is_override(word):
+        return word
+    return plain if value and _is_override(plain := f"{key}={quoted(value)}") else word
+
+
+def _is_override(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=64)
@@ -319,7 +382,7 @@ def prepare(root: DictConfig) -> tuple[dict[str, Any], str]:
                 f"conf/{group}/{choices[group]}.yaml must begin with '# @package _global_' and set something."
             )
     config = resolve(root)
-    reference = resolve(_compose(root.hydra, {**choices, "experiment": None, "sweep": None}))
+    reference = resolve(_compose(root.hydra, {**choices, "experiment": None, "sweep": None}), complete=False)
     check(config, reference)
     if config["data"]["holdout"] == 0 and (sweeper := root.hydra.runtime.choices["hydra/sweeper"]) != "basic":
         raise ConfigurationError(
@@ -370,6 +433,10 @@ def _run_folder(*, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+OmegaConf.register_new_resolver("script", script, replace=True)
+OmegaConf.register_new_resolver(
+    "choices", lambda group: ", ".join(choices_of(group, _config_dirs(CONFIG_DIR, sys.argv[1:]))), replace=True
+)
 OmegaConf.register_new_resolver("several", lambda devices: devices != 1, replace=True)
 
 
@@ -394,10 +461,21 @@ def compose(config_dir: Path, config_name: str, overrides: Sequence[str]) -> tup
         ConfigurationError: see `check`.
     """
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
-        root = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+        root = hydra.compose(config_name, [as_hydra_takes(word) for word in overrides], return_hydra_config=True)
         config, name = prepare(root)
         config["expected"] = expected_band(config, root.hydra)
     return OmegaConf.create(config), name
+
+
+def add_config_dir(parser: argparse.ArgumentParser) -> None:
+    """Give a command Hydra's option for a folder of a user's own choices, as overrides that do so (none or one)."""
+    parser.add_argument(
+        "--config-dir",
+        type=lambda folder: [f"hydra.searchpath=[{quoted(f'file://{Path(folder).expanduser().absolute()}')}]"],
+        default=[],
+        metavar="FOLDER",
+        help="with choices of your own, laid out as conf/ is",
+    )
 
 
 def wants_traceback() -> bool:
@@ -414,6 +492,10 @@ def errors_explained(
 
     Another error shows its traceback in any case.
     """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        sys.exit("The current directory was deleted: change to another.")
     try:
         yield
         sys.stdout.flush()
@@ -453,6 +535,7 @@ def main(config_dir: Path, config_name: str) -> Callable[[Callable[[DictConfig, 
         def run() -> Any:
             with explained():
                 os.environ[USERS_WISH] = "1" if wants_traceback() else "0"  # for the processes started from here
+                sys.argv[1:] = map(as_hydra_takes, sys.argv[1:])
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error and exits by itself
                 return hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(checked)()
 
@@ -489,13 +572,12 @@ def explain(error: BaseException, config_dir: Path, config_name: str, overrides:
             return str(cause)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, MissingConfigException) and (extra := EXTRAS.get(error.missing_cfg_file or "")):
-        return f"launcher={extra} needs the extra `{extra}`: pip install -e '.[{extra}]'"
+        return f"launcher={extra} needs the extra `{extra}`: {installation(extra)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.partition("/")
-        paths = sorted((config_dir / group).rglob("*.yaml"))
-        choices = [str(path.relative_to(config_dir / group).with_suffix("")) for path in paths]
-        nearest = difflib.get_close_matches(choice, choices, n=1)
-        hint = f" Did you mean {group}={nearest[0]}?" if nearest else ""
+        choices = choices_of(group, _config_dirs(config_dir, overrides))
+        nearest = nearest_name(choice, choices)
+        hint = f" Did you mean {group}={nearest}?" if nearest else ""
         return f"There is no {group}={choice}.{hint} Choices: {', '.join(choices)}."
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):  # of Hydra, for model=5
         groups = [word for word in overrides if (config_dir / word.partition("=")[0]).is_dir()]
@@ -512,7 +594,12 @@ def explain(error: BaseException, config_dir: Path, config_name: str, overrides:
             where = f"{match_file[0]}: " if (match_file := re.match(r"In '[^']+'", str(error))) else ""
             return where + unknown_key(match[1], _known_keys(match[1], config_dir, config_name, overrides))
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is no override: write KEY=VALUE or GROUP=CHOICE, without spaces around the sign."
+        return (
+            f"{error.override!r} is no override: write KEY=VALUE or GROUP=CHOICE, without spaces around the sign, and "
+            "a text with other signs than letters, digits and ._-/ in two pairs of quotes: 'KEY=\"a, b\"'."
+        )
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return str(error.__cause__)  # Hydra's own text repeats it
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
         return "\n".join(reasons)

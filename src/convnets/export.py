@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convnets.commands import installation
 from convnets.configuration import ConfigurationError
 from convnets.runs import Run
 
@@ -71,7 +72,7 @@ def export(run: Run, to: str) -> Exported:
         RunFolderError: the run has no weights.
     """
     if to == "onnx" and (missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not _is_there(name)]):
-        raise ConfigurationError(f"--to onnx needs {', '.join(missing)}: pip install 'convnets[onnx]'.")
+        raise ConfigurationError(f"--to onnx needs {', '.join(missing)}: {installation('onnx')}")
     datamodule = run.datamodule
     images = datamodule.splits["test"].images[:NUM_CHECKED]
     model = FromBytes(run.classifier.network, datamodule).eval()

@@ -12,19 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from convnets.commands import removal, shown
+
 FINISHED_FILES = ("config.yaml", "result.json", "metrics.csv", "weights.safetensors")
 
 
 class RunFolderError(RuntimeError):
     """The folder cannot be used for this run; the text says what is in it and what to do."""
-
-
-def shown(path: Path) -> str:
-    """The path as a user would type it from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def now() -> str:
@@ -105,5 +99,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is damaged. To train anew: rm -r {path.parent}")
+        raise RunFolderError(f"{path} is damaged. To train anew: {removal(path.parent)}")
     return content

@@ -1,6 +1,5 @@
 """The run folder: its lock, its status, its result, and what can be loaded from it."""
 
-import difflib
 import functools
 import json
 import logging
@@ -21,9 +20,11 @@ from torch import nn
 from convnets.atomic import write_atomically
 from convnets.building import build_classifier, build_datamodule
 from convnets.classifier import Classifier
+from convnets.commands import removal, script, shown, typed
 from convnets.configuration import check_targets
 from convnets.content import LATER_KEYS, differences
-from convnets.folder import FINISHED_FILES, RunFolderError, last_change, locked, now, read_json, shown
+from convnets.finding import find_run
+from convnets.folder import FINISHED_FILES, RunFolderError, locked, now, read_json
 from convnets.sources import changed_sources, check_code, record_code
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 # What a run leaves in its folder beside the lock: if any of it is there, the folder is occupied.
 STARTED_FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "checkpoints", "weights.safetensors")
 MISSING = object()
-
-
-RUN_IS = "RUN is a folder, latest, or best:SWEEP."
 
 
 class Run:
@@ -65,7 +63,7 @@ class Run:
         path = self.path / "result.json"
         result = read_json(path)
         if result and not (isinstance(result.get("metrics"), dict) and "validated_on" in result):
-            raise RunFolderError(f"{path} is damaged. To train anew: rm -r {self}")
+            raise RunFolderError(f"{path} is damaged. To train anew: {removal(self.path)}")
         return result
 
     @property
@@ -98,7 +96,7 @@ class Run:
         if not isinstance(config, dict) or not all(
             isinstance(config.get(key), dict) for key in ("model", "data", "trainer")
         ):
-            raise RunFolderError(f"{self}/config.yaml is damaged. To train anew: rm -r {self}")
+            raise RunFolderError(f"{self}/config.yaml is damaged. To train anew: {removal(self.path)}")
         return {str(key): value for key, value in config.items()}
 
     @functools.cached_property
@@ -142,7 +140,7 @@ class Run:
 
     def resume_command(self) -> str:
         """What goes on with the run."""
-        return f"python scripts/resume.py {self}"
+        return script("resume", typed(self.path))
 
     def is_complete(self) -> bool:
         """Whether everything is there that a finished run leaves."""
@@ -157,7 +155,7 @@ class Run:
         present = [name for name in STARTED_FILES if (self.path / name).exists()]
         if not present:
             return {}
-        way_out = f"Set run_name=NAME for a new folder, or remove this one: rm -r {self}"
+        way_out = f"Set run_name=NAME for a new folder, or remove this one: {removal(self.path)}"
         if "config.yaml" not in present:
             raise RunFolderError(f"{self} holds {', '.join(present)}, but no config.yaml to say of what run. {way_out}")
         if differing := differences(self._stored_config(), config):
@@ -224,36 +222,4 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
     Raises:
         RunFolderError: there is no such run.
     """
-    outputs = Path("outputs")
-    text = str(run)
-    if not text:
-        raise RunFolderError(f"The name of a run is empty. {RUN_IS}")
-    if Path(run).is_dir():
-        return Run(Path(run), trust)
-    folders = [path.parent for path in (*outputs.glob("runs/*/config.yaml"), *outputs.glob("sweeps/*/*/config.yaml"))]
-    if text == "latest":
-        if not folders:
-            raise RunFolderError("There is no run in outputs/ yet: python scripts/train.py makes one.")
-        return Run(max(folders, key=last_change), trust)
-    if text.startswith("best:"):
-        return _best_of(outputs / "sweeps", text.removeprefix("best:"), trust)
-    found = [folder for folder in folders if folder.name == text]
-    if len(found) > 1:
-        raise RunFolderError(f"There are several runs {text}. Give the folder: {' or '.join(map(str, found))}.")
-    if not found:
-        nearest = difflib.get_close_matches(text, [folder.name for folder in folders], n=1)
-        raise RunFolderError(f"There is no run {text}. {f'Did you mean {nearest[0]}?' if nearest else RUN_IS}")
-    return Run(found[0], trust)
-
-
-def _best_of(sweeps_dir: Path, name: str, trust: Sequence[str]) -> Run:
-    sweep_dir = Path(name) if Path(name).is_dir() else sweeps_dir / name
-    runs = [Run(path.parent, trust) for path in sorted(sweep_dir.glob("*/result.json"))]
-    if not runs:
-        sweeps = sorted(path.name for path in sweeps_dir.glob("*"))
-        known = f" Sweeps: {', '.join(sweeps)}." if sweeps else ""
-        raise RunFolderError(f"There is no finished run in {sweep_dir}.{known}")
-    best = max(runs, key=lambda run: run.metrics["val/accuracy"])
-    if best.result["validated_on"] == "test split":
-        log.warning("%s is the best of %d on the test split itself: its accuracy flatters.", best, len(runs))
-    return best
+    return Run(find_run(run), trust)

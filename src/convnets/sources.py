@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from convnets.atomic import write_atomically
+from convnets.commands import removal, shown
 from convnets.content import changing_callbacks
-from convnets.folder import RunFolderError, read_json, shown
+from convnets.folder import RunFolderError, read_json
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +81,8 @@ def check_code(run_dir: Path, config: Mapping[str, Any]) -> None:
         return
     raise RunFolderError(
         f"{shown(run_dir)} is of other code than there is now: {what}. To train by this code, beside it: add "
-        "run_name=NAME (for a sweep: sweep_name=NAME). Where the difference does not matter: add "
-        "ignore_code_changes=true."
+        "run_name=NAME (for a sweep: sweep_name=NAME); in its place: "
+        f"{removal(run_dir)}. Where the difference does not matter: add ignore_code_changes=true."
     )
 
 

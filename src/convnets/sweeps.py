@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from convnets.commands import script, typed
 from convnets.configuration import ConfigurationError, resolve
 from convnets.content import content, is_part_of
 from convnets.sources import check_code
@@ -80,6 +81,7 @@ def finished_file(root: DictConfig) -> str:
 # Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("finished_file", lambda *, _root_: finished_file(_root_), replace=True)
+OmegaConf.register_new_resolver("report_command", lambda folder: script("report", typed(Path(folder))), replace=True)
 OmegaConf.register_new_resolver("known_seconds", lambda *, _root_: known_seconds(_root_), replace=True)
 
 

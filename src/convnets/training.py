@@ -42,6 +42,7 @@ from convnets.callbacks import (
 )
 from convnets.callbacks.progress import count, duration, folded, terminal_width
 from convnets.classifier import Classifier
+from convnets.commands import override, removal, script, typed
 from convnets.configuration import (
     RULES,
     SWITCHES,
@@ -89,7 +90,9 @@ def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]
         with _logging_to(sys.stdout), run.locked():
             if result := run.finished_result(plain):
                 run.finish(result, config.checkpoint.keep)
-                log.info("This configuration has been trained already: nothing was done. To repeat it: rm -r %s", run)
+                log.info(
+                    "This configuration has been trained already: nothing was done. To repeat it: %s", removal(run.path)
+                )
                 log.info("%s", _report(run, config, result))
                 return result
             return _start(run, config, plain, extra_callbacks)
@@ -106,6 +109,7 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
     """
     config = run.config
     before = content(config)
+    from_weights = script("train", override("init.from_run", str(run)))
     for change in changes:
         key, separator, value = change.partition("=")
         if not separator:
@@ -127,7 +131,7 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
         why = "is what its checkpoints count in" if other[0] == "steps_per_execution" else "decides what is learned"
         raise ConfigurationError(
             f"{other[0]} {why}, so {run} cannot go on with another. To start a new run from its "
-            f"weights: python scripts/train.py init.from_run={run} {other[0]}={after.get(other[0])}"
+            f"weights: {from_weights} {override(other[0], after.get(other[0]))}"
         )
     if not changed:
         return config
@@ -139,14 +143,14 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
     if "schedule.steps_argument" in before:
         raise ConfigurationError(
             f"The learning rate of {run} was planned for {epochs} epochs ({before['schedule._target_']}), and there is "
-            f"none for more. To start a new run from its weights: python scripts/train.py init.from_run={run}"
+            f"none for more. To start a new run from its weights: {from_weights}"
         )
     with run.locked():
         if run.result and not (run.path / "checkpoints" / "last.ckpt").exists():
             raise RunFolderError(
                 f"{run} is finished, and its checkpoints were removed: it would have to be trained with "
                 f"checkpoint.keep=true to be extended. To start a new run from its weights: "
-                f"python scripts/train.py init.from_run={run}"
+                f"{from_weights}"
             )
         config.expected = None  # of the recipe that this is no longer
         (run.path / "result.json").unlink(missing_ok=True)
@@ -346,7 +350,8 @@ def _best_weights(checkpoints: Checkpoints, run: Run) -> dict[str, torch.Tensor]
         return read_checkpoint(checkpoints.best_path)["state_dict"]
     except (CheckpointError, FileNotFoundError) as error:
         raise CheckpointError(
-            f"The weights of the best epoch ({checkpoints.best_epoch}) are lost: {error}. To train anew: rm -r {run}"
+            f"The weights of the best epoch ({checkpoints.best_epoch}) are lost: {error}. "
+            f"To train anew: {removal(run.path)}"
         ) from error
 
 
@@ -399,7 +404,7 @@ def _report(run: Run, config: DictConfig, result: dict[str, Any]) -> str:
         )
     lines.append(f"  run folder     {run}")
     if any(run.path.glob("events.out.tfevents.*")):
-        lines.append(f"  dashboard      python scripts/dashboard.py {run}")
+        lines.append(f"  dashboard      {script('dashboard', typed(run.path))}")
     return "\n".join(lines)
 
 
@@ -436,6 +441,8 @@ def quieten_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
             warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
             warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")
+            # Lightning's own way to gather from several ranks.
+            warnings.filterwarnings("ignore", ".*torch.distributed.nn.functional.all_gather.*deprecated.*")
             yield
     finally:
         threading.excepthook = excepthook

@@ -13,6 +13,7 @@ from convnets.book.listings import EDGE_KERNEL, edge_image
 from convnets.book.operations import corr2d, learn_kernel
 from convnets.book.recipes import finished_runs, read_rows
 from convnets.building import build_classifier, build_datamodule
+from convnets.commands import script
 from convnets.data import FashionMNISTSampleDataModule
 from convnets.runs import Run
 
@@ -41,7 +42,7 @@ def draw_all(config_dir: Path, recipes: Sequence[str], runs_dir: Path, figures_d
             what = "curves, filters and feature maps" if recipe == "lenet" else "curves"
             said.append(
                 f"missing: {what} of {recipe}, for there is no finished run in {runs_dir}; this trains one: "
-                f"python scripts/reproduce.py {recipe} --seeds 1"
+                f"{script('reproduce', recipe, '--seeds', '1')}"
             )
             continue
         config = run.config

@@ -22,6 +22,7 @@ from torch import Tensor
 from convnets.atomic import replacing
 from convnets.callbacks.finite_loss import check_finite
 from convnets.classifier import Classifier
+from convnets.commands import removal
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _way_out(path: Path) -> str:
-    return f"Go on with that version, or train anew: rm -r {path.parent}"
+    return f"Go on with that version, or train anew: {removal(path.parent)}"
 
 
 def newest_checkpoint(checkpoints_dir: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -137,7 +138,7 @@ def check_fits(checkpoint: dict[str, Any], classifier: Classifier, num_ranks: in
     if (num_before := checkpoint["convnets"]["processes"]) != num_ranks:
         raise CheckpointError(
             f"{path} was written by a training in {num_before} processes, and this would be one in {num_ranks}. Go on "
-            f"where there are as many devices as then, or train anew: rm -r {path.parent}"
+            f"where there are as many devices as then, or train anew: {removal(path.parent)}"
         )
 
 

@@ -11,6 +11,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+INSTALLATION = "pip install hydra-optuna-sweeper==1.3.0 optuna==2.10.1 sqlalchemy==1.4.54 alembic==1.13.3"
+
 
 @dataclass
 class OptunaSearchConf:
@@ -54,8 +56,7 @@ class OptunaSearch(Sweeper):
             from hydra_plugins.optuna_search._search import Search
         except ImportError as error:
             raise SearchError(
-                f"hydra/sweeper=optuna_search needs what the extra `search` installs: pip install -e '.[search]' "
-                f"({error})"
+                f"hydra/sweeper=optuna_search needs packages that are not there ({error}): {INSTALLATION}"
             ) from error
         self.search = Search(**self.options)
         self.search.setup(hydra_context=hydra_context, task_function=task_function, config=config)
