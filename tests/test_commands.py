@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convnets import commands
-from convnets.configuration import as_hydra_takes
+from convnets.configuration import ConfigurationError, as_hydra_takes
+from convnets.training import train
 from hydra_plugins.optuna_search.optuna_search import INSTALLATION
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +78,14 @@ def test_an_extra_is_installed_by_its_packages():
 
 @pytest.mark.parametrize(
     ("word", "name"),
-    [("alexnet", None), ("lenett", "lenet"), ("LeNet", "lenet"), ("leent", "lenet"), ("resnet", "resnet18"), ("densenet", None)],
+    [
+        ("alexnet", None),
+        ("lenett", "lenet"),
+        ("LeNet", "lenet"),
+        ("leent", "lenet"),
+        ("resnet", "resnet18"),
+        ("densenet", None),
+    ],
 )
 def test_a_hint_names_what_is_near_only(word, name):
     assert commands.nearest_name(word, ["lenet", "vgg", "resnet18"]) == name
@@ -105,3 +113,22 @@ def test_a_deleted_directory_is_one_line(tmp_path):
     finished = subprocess.run(program, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert finished.stderr.splitlines()[-1] == "The current directory was deleted: change to another."
     assert "Traceback" not in finished.stderr
+
+
+def test_a_users_logger_shares_no_file_with_the_run(small, tmp_path):
+    logger = {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "", "version": ""}
+    config = small()
+    config.logger = {"mine": logger}
+    run_dir = tmp_path / "run"
+    train(config, run_dir)
+    assert [path.parent for path in tmp_path.rglob("metrics.csv")].count(run_dir) == 1
+    assert (run_dir / "metrics.csv").read_text().startswith("epoch,")
+
+
+def test_what_a_part_refuses_is_said_once(small, tmp_path):
+    config = small()
+    config.logger = {"mine": {"_target_": "lightning.pytorch.loggers.WandbLogger"}}
+    with pytest.raises(ConfigurationError) as refused:
+        train(config, tmp_path / "run")
+    assert "full_key" not in str(refused.value)
+    assert str(refused.value).count("wandb") <= 2  # a sentence of Lightning's
