@@ -53,4 +53,4 @@ def test_of_many_runs_it_says_how_they_are_shown(tmp_path):
 def test_without_a_run_it_says_how_to_make_one(run_script):
     finished = run_script("dashboard.py")
     assert finished.returncode == 1
-    assert finished.stderr == "There is no run in outputs yet: python scripts/train.py makes one.\n"
+    assert finished.stderr == f"There is no run in outputs yet: python {ROOT}/scripts/train.py makes one.\n"

@@ -93,7 +93,7 @@ def test_a_run_without_weights_and_an_unknown_split_are_explained(small, tmp_pat
     Run(tmp_path).start(dict(small()))
     Run(tmp_path).set_status("interrupted", epoch=3)
     with pytest.raises(
-        RunFolderError, match=r"has no weights: it is interrupted after epoch 3; to go on: python scripts"
+        RunFolderError, match=r"has no weights: it is interrupted after epoch 3; to go on: python .*scripts"
     ):
         evaluate(Run(tmp_path))
     with pytest.raises(ConfigurationError, match="one of test, val, train, got 'all'"):

@@ -9,7 +9,7 @@ import statistics
 
 import pytest
 import yaml
-from conftest import CONF
+from conftest import CONF, ROOT
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -411,7 +411,7 @@ def test_a_sweep_s_report_goes_into_its_folder(make_run, tmp_path, run_script):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "There is no run in outputs/ yet: python scripts/train.py makes one."),
+        ([], f"There is no run in outputs/ yet: python {ROOT}/scripts/train.py makes one."),
         (["nothing"], "There is no folder nothing. Give a run's, a sweep's or any folder above."),
         ([""], "The name of a folder is empty: give a run's, a sweep's or any folder above."),
     ],

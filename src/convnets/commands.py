@@ -78,5 +78,6 @@ def nearest_name(word: str, names: Iterable[str]) -> str | None:
     """The name that the word stands for but for a slip or its beginning; None where it may as well be another's."""
     plain = {name.lower(): name for name in names}
     begun = [name for name in sorted(plain) if len(word) > 2 and name.startswith(word.lower())]
-    found = begun or difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.85)
+    turned = [name for name in plain if sorted(name) == sorted(word.lower())]
+    found = turned or begun or difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.85)
     return plain[found[0]] if found else None

@@ -8,6 +8,7 @@ import hydra
 import pytest
 from conftest import hydra_context
 
+from convnets.commands import installation
 from convnets.configuration import ConfigurationError, folder_name, shipped_targets
 from convnets.sweeps import gpus_of_a_job
 
@@ -43,7 +44,7 @@ def test_without_its_extra_a_launcher_says_what_to_install(run_script, launcher)
         pytest.skip(f"the extra `{launcher}` is installed")
     finished = run_script("train.py", "-m", f"launcher={launcher}")
     assert finished.returncode == 1
-    assert finished.stderr == f"launcher={launcher} needs the extra `{launcher}`: pip install -e '.[{launcher}]'\n"
+    assert finished.stderr == f"launcher={launcher} needs the extra `{launcher}`: {installation(launcher)}\n"
 
 
 @pytest.mark.parametrize("search", SEARCHES)

@@ -1,0 +1,134 @@
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convnets import commands
+from convnets.configuration import ConfigurationError, as_hydra_takes
+from convnets.training import train
+from hydra_plugins.optuna_search.optuna_search import INSTALLATION
+
+ROOT = Path(__file__).parents[1]
+TEXTS = st.text(st.characters(exclude_characters="\0\n\r$", exclude_categories=["Cs"]), min_size=1)
+
+
+def value_of(word):
+    return OverridesParser.create().parse_override(word).value()
+
+
+@given(TEXTS)
+def test_a_text_in_a_command_passes_the_shell_and_hydra(text):
+    (word,) = shlex.split(commands.override("data.dir", text))
+    assert value_of(word) == text
+
+
+@pytest.mark.parametrize("value", [None, True, False, 3, 0.5, [[1, 16], [2, 32]]])
+def test_a_value_in_a_command_passes_the_shell_and_hydra(value):
+    (word,) = shlex.split(commands.override("model.blocks", value))
+    assert value_of(word) == value
+
+
+@pytest.mark.parametrize("path", ["/a/ü", "/写真", "/a b/c (d)", "/x=y", "relative/ünï", "/a b"])
+def test_a_path_that_the_grammar_refuses_is_taken_as_it_is(path):
+    assert value_of(as_hydra_takes(f"data.dir={path}")) == path
+
+
+def test_a_tilde_is_the_home_folder_in_every_key_that_is_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/a b(c)")
+    for key in ("data.dir", "hydra.run.dir", "hydra.sweep.dir"):
+        assert value_of(as_hydra_takes(f"{key}=~/x")) == "/home/a b(c)/x"
+
+
+@pytest.mark.parametrize("word", ["model=a,b", "model.lr=choice(1,2)", "model.blocks=[[1,2]]", "-m", "a='x y'", "+a=1"])
+def test_what_is_grammar_stays(word):
+    assert as_hydra_takes(word) == word
+
+
+def test_the_command_of_a_script_works_from_wherever_one_is(tmp_path, monkeypatch):
+    here = tmp_path / "a folder"
+    here.mkdir()
+    for folder in (ROOT, ROOT / "conf" / "model", here):
+        monkeypatch.chdir(folder)
+        program, *words = shlex.split(commands.script("report", commands.typed(here)))
+        assert program == "python"
+        assert Path(words[0]).samefile(ROOT / "scripts" / "report.py")
+        assert words[1:] == ["." if folder == here else str(here)]
+
+
+def test_a_removal_works_whatever_the_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("-x", "a b", "it's", "ü(1)"):
+        (tmp_path / name).mkdir()
+        subprocess.run(commands.removal(tmp_path / name), shell=True, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_extra_is_installed_by_its_packages():
+    assert shlex.split(commands.installation("onnx"))[:2] == ["pip", "install"]
+    assert {word.partition(">")[0] for word in shlex.split(commands.installation("onnx"))[2:]} == {
+        *("onnx", "onnxruntime", "onnxscript")
+    }
+    assert set(commands.installation("search").split()) == set(INSTALLATION.split())
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("alexnet", None),
+        ("lenett", "lenet"),
+        ("LeNet", "lenet"),
+        ("leent", "lenet"),
+        ("resnet", "resnet18"),
+        ("densenet", None),
+    ],
+)
+def test_a_hint_names_what_is_near_only(word, name):
+    assert commands.nearest_name(word, ["lenet", "vgg", "resnet18"]) == name
+
+
+def test_a_users_choices_are_taken_listed_and_complete(tmp_path, run_script):
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    shipped = (ROOT / "conf" / "data" / "fashion_mnist.yaml").read_text()
+    lines = ["dir: ???" if line.startswith("dir:") else line for line in shipped.splitlines()]
+    (tmp_path / "mine" / "data" / "mine.yaml").write_text("\n".join(lines))
+    listed = run_script("train.py", "--config-dir", "mine", "--help")
+    assert "fashion_mnist, fashion_mnist_sample, mine" in listed.stdout
+    printed = run_script("summarize.py", "--config-dir", "mine", "data=mine", "data.dir=/x y(z)")
+    assert printed.returncode == 0, printed.stderr
+    missing = run_script("summarize.py", "--config-dir", "mine", "data=mine")
+    assert missing.stderr == "data.dir has no value: set data.dir=VALUE.\n"
+    name = run_script("train.py", "run_name=ünï", "--cfg", "job", "--resolve").stdout
+    assert "run_name: ünï" in name
+
+
+def test_a_deleted_directory_is_one_line(tmp_path):
+    program = (
+        f"mkdir gone && cd gone && rmdir ../gone && {shlex.join([sys.executable, str(ROOT / 'scripts/evaluate.py')])} x"
+    )
+    finished = subprocess.run(program, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert finished.stderr.splitlines()[-1] == "The current directory was deleted: change to another."
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_users_logger_shares_no_file_with_the_run(small, tmp_path):
+    logger = {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "", "version": ""}
+    config = small()
+    config.logger = {"mine": logger}
+    run_dir = tmp_path / "run"
+    train(config, run_dir)
+    assert [path.parent for path in tmp_path.rglob("metrics.csv")].count(run_dir) == 1
+    assert (run_dir / "metrics.csv").read_text().startswith("epoch,")
+
+
+def test_what_a_part_refuses_is_said_once(small, tmp_path):
+    config = small()
+    config.logger = {"mine": {"_target_": "lightning.pytorch.loggers.WandbLogger"}}
+    with pytest.raises(ConfigurationError) as refused:
+        train(config, tmp_path / "run")
+    assert "full_key" not in str(refused.value)
+    assert str(refused.value).count("wandb") <= 2  # a sentence of Lightning's
