@@ -54,7 +54,7 @@ def test_every_shipped_choice_composes_and_its_arguments_bind(override, compose,
     classifier = build_classifier(config, datamodule)
     optimizer = classifier.optimizer(classifier.parameters())
     if classifier.schedule is not None:
-        classifier.schedule(optimizer, 100)
+        classifier.schedule.build(optimizer, 100)
     assert len(trainer.callbacks) >= 4
 
 

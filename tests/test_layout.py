@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "convnets"
 # Floors from the bottom up; a module imports only from floors below its own (and from its own package).
 FLOORS = [
     {"networks", "data", "classifier", "plots", "configuration", "atomic", "folder", "memory", "significance"},
-    {"callbacks", "sweeps"},
+    {"callbacks", "sweeps", "schedule", "last_batch"},
     {"building"},
     {"runs", "records"},
     {"training", "prediction", "export", "leaderboard", "disk", "board"},
