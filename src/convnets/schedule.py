@@ -203,6 +203,11 @@ class Schedule:
             if message.startswith(self.key):
                 raise
             raise ValueError(f"{self.key} ({self._name}): {message}") from error
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{self.key}: torch does not take a ChainedScheduler or SequentialLR after a milestone: put its "
+                "schedulers into the list of the outer one."
+            ) from error
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ValueError(
                 f"{self.key} ({self._name}): {type(error).__name__}: {error}. Compare its file with the class."
