@@ -89,7 +89,9 @@ def test_the_rates_are_those_of_a_plain_loop(small, tmp_path, name, way):
     options, by_step, build = SCHEDULES[name]
     overrides, added, steps_of_epochs = WAYS[way]
     limits = (f"trainer.max_epochs={EPOCHS}", f"trainer.limit_train_batches={BATCHES}", "trainer.limit_val_batches=1")
-    config = scheduled(small(*limits, "optimizer=momentum", "optimizer.momentum=0.5", "model.lr=0.1", *overrides), options)
+    config = scheduled(
+        small(*limits, "optimizer=momentum", "optimizer.momentum=0.5", "model.lr=0.1", *overrides), options
+    )
     rates, rows = trained(OmegaConf.merge(config, added), tmp_path)
     assert rates == plain_loop(build, by_step, steps_of_epochs, rows, options.get("monitor", "val/loss"))
     assert len(set(rates)) > 1
@@ -103,7 +105,10 @@ def test_the_rates_are_those_of_a_plain_loop(small, tmp_path, name, way):
         (description("StepLR"), r"schedule \(torch.*StepLR\): TypeError: .*'step_size'.* Compare its file"),
         (description("StepLR", step_size=1, gama=2), r"unexpected keyword argument 'gama'"),
         (description("StepLR", step_size=0), r"schedule \(.*StepLR\): ZeroDivisionError"),
-        (description("StepLR", step_size=1, interval="batch"), r"schedule\.interval must be step or epoch, got 'batch'"),
+        (
+            description("StepLR", step_size=1, interval="batch"),
+            r"schedule\.interval must be step or epoch, got 'batch'",
+        ),
         (description("StepLR", step_size=1, monitor="val/loss"), r"schedule\.monitor is for ReduceLROnPlateau; StepLR"),
         (description("OneCycleLR", max_lr=0.1, total_steps=4), r"OneCycleLR\): Tried to step 5 times"),
         (description("OneCycleLR", max_lr=0.1), r"You must define either total_steps"),
@@ -119,7 +124,10 @@ def test_the_rates_are_those_of_a_plain_loop(small, tmp_path, name, way):
         ),
         (description("ReduceLROnPlateau", interval="step"), r"metric comes once an epoch: set interval: epoch"),
         (description("ReduceLROnPlateau", factor=2.0), r"ReduceLROnPlateau\): Factor should be < 1\.0"),
-        (description("LambdaLR", lr_lambda="lambda epoch: 0.9"), r"LambdaLR takes a Python function, which a YAML file"),
+        (
+            description("LambdaLR", lr_lambda="lambda epoch: 0.9"),
+            r"LambdaLR takes a Python function, which a YAML file",
+        ),
         (description("MultiplicativeLR"), r"MultiplicativeLR takes a Python function"),
         (description("ChainedScheduler", schedulers="StepLR"), r"schedule\.schedulers must be a list of schedulers"),
         (description("ChainedScheduler", schedulers=[{"gamma": 1}]), r"schedule\.schedulers\[0\] has no _target_"),
@@ -171,6 +179,20 @@ def test_what_makes_no_sense_is_refused_before_the_folder_is_occupied(small, tmp
         train(scheduled(small(), options), tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
     assert train(small(), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides", "warned"),
+    [
+        (description("ReduceLROnPlateau"), (), True),
+        (description("ReduceLROnPlateau"), ("data.holdout=100",), False),
+        (description("ReduceLROnPlateau", monitor="train/loss"), (), False),
+        (description("StepLR", step_size=1), (), False),
+    ],
+)
+def test_a_schedule_that_follows_the_test_split_says_so(small, tmp_path, caplog, options, overrides, warned):
+    train(scheduled(small(*overrides), options), tmp_path)
+    assert ("follows val/loss, which with data.holdout=0 is that of the test split" in caplog.text) == warned
 
 
 def test_a_function_given_by_its_name_in_a_module_is_one(small, tmp_path):

@@ -1,6 +1,7 @@
 """From a resolved configuration to a datamodule, a classifier and a trainer; the only caller of `instantiate`."""
 
 import functools
+import logging
 import os
 import re
 import shutil
@@ -35,6 +36,8 @@ from convnets.memory import keep_freed_memory
 from convnets.networks import as_table, give_sizes, summarize
 from convnets.schedule import Schedule
 
+log = logging.getLogger(__name__)
+
 STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(backward|zero_grad|opt)|after_back", name)]
 
 
@@ -68,6 +71,12 @@ def load_images(config: DictConfig, datamodule: Any, trainer: lightning.Trainer,
         if isinstance(classifier.schedule, Schedule):
             assert classifier.optimizer is not None
             classifier.schedule.check(classifier.optimizer(classifier.parameters()), trainer)
+            if str(classifier.schedule.monitor).startswith("val/") and config.data.holdout == 0:
+                log.warning(
+                    "The learning rate follows %s, which with data.holdout=0 is that of the test split, so the result "
+                    "flatters: set data.holdout=5000, or another number of training images to watch.",
+                    classifier.schedule.monitor,
+                )
         for split, limit in (("train", trainer.limit_train_batches), ("val", trainer.limit_val_batches)):
             num_batches = len(getattr(datamodule, f"{split}_dataloader")())
             if isinstance(limit, float) and int(limit * num_batches) == 0:

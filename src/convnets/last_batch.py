@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -118,7 +119,8 @@ def _way_out(sharing: Sharing, works: Callable[[Sharing], bool]) -> str:
 
 def _failure(network: nn.Module, images: Tensor) -> str | None:
     """Why the network cannot be trained on the images; None where it can. Nothing of it is changed."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong with the numbers is seen in them
         try:
             network = copy.deepcopy(network)
             scores = network(images)

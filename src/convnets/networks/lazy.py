@@ -14,11 +14,10 @@ def give_sizes(network: nn.Module, image_size: int, in_channels: int) -> None:
         ValueError: the network does not take such images, or does not use one of its layers.
     """
     for images, training in ((1, False), (2, True)):  # some layers work in training only, where batch norm needs two
-        lazy = _lazy_layers(network)
-        if lazy:
+        if lazy := _lazy_layers(network):
             _run(network, torch.zeros(images, in_channels, image_size, image_size), training)
             for layer in lazy.values():
-                if isinstance(layer, _NormBase):
+                if isinstance(layer, _NormBase) and not _is_lazy(layer):
                     layer.reset_running_stats()
     if unused := _lazy_layers(network):
         raise ValueError(
@@ -29,11 +28,12 @@ def give_sizes(network: nn.Module, image_size: int, in_channels: int) -> None:
 
 def _lazy_layers(network: nn.Module) -> dict[str, nn.Module]:
     """The layers without sizes, by name."""
-    return {
-        name: layer
-        for name, layer in network.named_modules()
-        if hasattr(layer, "has_uninitialized_params") and layer.has_uninitialized_params()
-    }
+    return {name: layer for name, layer in network.named_modules() if _is_lazy(layer)}
+
+
+def _is_lazy(layer: nn.Module) -> bool:
+    values = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+    return any(map(nn.parameter.is_lazy, values))
 
 
 def _run(network: nn.Module, images: torch.Tensor, training: bool) -> None:
