@@ -13,7 +13,7 @@ FLOORS = [
     {"folder", "content"},
     {"finding", "sources", "networks", "data", "classifier", "plots", "memory", "significance"},
     {"configuration"},
-    {"callbacks", "sweeps"},
+    {"callbacks", "sweeps", "schedule", "last_batch"},
     {"building"},
     {"runs", "records"},
     {"training", "prediction", "export", "leaderboard", "disk", "board"},

@@ -17,6 +17,7 @@ import lightning
 import pytest
 import torch
 from conftest import ROOT
+from schedules import SCHEDULES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convnets.callbacks import CheckpointError, Interrupted, NothingInitializedError, read_checkpoint
@@ -109,6 +110,28 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(small, tmp_path, way):
     train(config, tmp_path / "whole")
     expected = everything(tmp_path / "whole")
     train_through(config, tmp_path / "broken", {2: pull_the_plug, last: interrupt, last + 2: pull_the_plug})
+    assert everything(tmp_path / "broken") == expected
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_any_schedule_goes_on_to_the_same_bits(small, tmp_path, name):
+    """Cut off inside epochs and at an epoch's end, and asked to leave in an epoch's last step."""
+    config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.max_epochs=4", "trainer.limit_val_batches=1")
+    config.schedule = SCHEDULES[name][0]
+    train(config, tmp_path / "whole")
+    expected = everything(tmp_path / "whole")
+    train_through(config, tmp_path / "broken", {2: pull_the_plug, 3: interrupt, 4: pull_the_plug, 9: interrupt})
+    assert everything(tmp_path / "broken") == expected
+
+
+def test_an_accumulation_that_changes_goes_on_to_the_same_bits(small, tmp_path):
+    """On resuming inside an epoch, where Lightning does not ask the callback for the epoch's number of batches."""
+    config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.limit_train_batches=8", "trainer.max_epochs=3")
+    scheduler = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
+    config.callbacks = {"more": {"_target_": scheduler, "scheduling": {0: 1, 1: 2, 2: 4}}}
+    train(config, tmp_path / "whole")
+    expected = everything(tmp_path / "whole")
+    train_through(config, tmp_path / "broken", dict.fromkeys((5, 11, 15, 21), pull_the_plug))
     assert everything(tmp_path / "broken") == expected
 
 

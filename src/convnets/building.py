@@ -1,10 +1,11 @@
 """From a resolved configuration to a datamodule, a classifier and a trainer; the only caller of `instantiate`."""
 
 import functools
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,10 @@ import lightning
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from convnets.callbacks import (
     CheckedCheckpointIO,
@@ -30,11 +29,16 @@ from convnets.callbacks import (
     StepRandomness,
     WeightsFromRun,
 )
+from convnets.callbacks.steps import batches_of_an_epoch
 from convnets.classifier import Classifier
 from convnets.configuration import CUDA_GRAPH_MODES, ConfigurationError
 from convnets.finding import find_run
+from convnets.last_batch import Sharing, check_last_batch
 from convnets.memory import keep_freed_memory
-from convnets.networks import as_table, summarize
+from convnets.networks import as_table, give_sizes, summarize
+from convnets.schedule import Schedule
+
+log = logging.getLogger(__name__)
 
 STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(backward|zero_grad|opt)|after_back", name)]
 
@@ -45,16 +49,36 @@ def build_datamodule(config: DictConfig) -> Any:
     return _instantiate(config.data, **several)
 
 
-def load_images(datamodule: Any, trainer: lightning.Trainer) -> None:
+def load_images(config: DictConfig, datamodule: Any, trainer: lightning.Trainer, classifier: Classifier) -> None:
     """Find the files and read them, before the other ranks start: so these find them in place.
 
     Raises:
-        ConfigurationError: the images cannot be split or shared as the configuration says.
+        ConfigurationError: the images cannot be split or shared as the configuration says, some batch is too small for
+            the network, or the schedule does not fit the length of the training.
     """
     datamodule.prepare_data()
     datamodule.trainer = trainer
     with refusals_explained():
         datamodule.setup()
+        images = datamodule.splits["train"].images
+        sharing = Sharing(
+            len(images) + config.data.holdout,
+            config.data.holdout,
+            config.data.batch_size,
+            trainer.world_size,
+            functools.partial(batches_of_an_epoch, trainer),
+            whole=config.trainer.sync_batchnorm and trainer.strategy.root_device.type == "cuda",
+        )
+        check_last_batch(classifier.network, lambda number: datamodule.to_network_input(images[:number]), sharing)
+        if isinstance(classifier.schedule, Schedule):
+            assert classifier.optimizer is not None
+            classifier.schedule.check(classifier.optimizer(classifier.parameters()), trainer)
+            if str(classifier.schedule.monitor).startswith("val/") and config.data.holdout == 0:
+                log.warning(
+                    "The learning rate follows %s, which with data.holdout=0 is that of the test split, so the result "
+                    "flatters: set data.holdout=5000, or another number of training images to watch.",
+                    classifier.schedule.monitor,
+                )
         for split, limit in (("train", trainer.limit_train_batches), ("val", trainer.limit_val_batches)):
             num_batches = len(getattr(datamodule, f"{split}_dataloader")())
             if isinstance(limit, float) and int(limit * num_batches) == 0:
@@ -78,6 +102,8 @@ def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
         in_channels=datamodule.num_channels,
         num_classes=datamodule.num_classes,
     )
+    with refusals_explained():
+        give_sizes(network, config.data.resize, datamodule.num_channels)
     if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise ConfigurationError("compile=true needs a C++ compiler (on Debian and Ubuntu: apt install g++).")
     if config.compile in CUDA_GRAPH_MODES and config.trainer.accumulate_grad_batches > 1:
@@ -122,20 +148,16 @@ def describe_network(config: DictConfig, depth: int = 1) -> str:
     return "\n".join([text, "", "what grouping saves beside the same network with one group:", *saved])
 
 
-def _build_schedule(config: DictConfig, datamodule: Any) -> Callable[[Optimizer, int], LRScheduler] | None:
-    options = dict(config.schedule)
-    steps_argument = options.pop("steps_argument", None)
-    schedule = _instantiate(OmegaConf.create(options))
-    if schedule is None:
+def _build_schedule(config: DictConfig, datamodule: Any) -> Schedule | None:
+    description: Any = OmegaConf.to_container(config.schedule)
+    if description.get("_target_") is None:
         return None
-
-    def build(optimizer: Optimizer, num_steps: int) -> LRScheduler:
-        if config.steps_per_execution > 1:  # then Lightning has counted executions
-            steps_per_epoch = config.trainer.limit_train_batches or datamodule.num_train_batches
-            num_steps = min(steps_per_epoch, datamodule.num_train_batches) * config.trainer.max_epochs
-        return schedule(optimizer, **{str(steps_argument): num_steps})
-
-    return build
+    with refusals_explained():
+        return Schedule(
+            description,
+            lambda options: _instantiate(OmegaConf.create(options)),
+            lambda trainer: batches_of_an_epoch(trainer, datamodule.num_train_batches),
+        )
 
 
 def build_trainer(
@@ -176,6 +198,7 @@ def build_trainer(
             every_seconds=config.checkpoint.every_seconds,
         ),
     ]
+    _check_accumulation(config, callbacks)
     build = functools.partial(
         lightning.Trainer,
         **options,
@@ -234,6 +257,24 @@ def _limit_of_executions(config: DictConfig) -> int | float | None:
                 f"{way_out}, or steps_per_execution=1."
             )
     return limit and limit // several
+
+
+def _check_accumulation(config: DictConfig, callbacks: Sequence[Callback]) -> None:
+    """Refuse a GradientAccumulationScheduler beside what it does not go with."""
+    if not any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+        return
+    accumulated = config.trainer.accumulate_grad_batches
+    for setting, fits, way_out in (
+        (f"steps_per_execution={config.steps_per_execution}", config.steps_per_execution == 1, "1"),
+        (f"trainer.accumulate_grad_batches={accumulated}", accumulated == 1, "1"),
+        (f"compile={config.compile}", config.compile not in CUDA_GRAPH_MODES, "true"),
+    ):
+        if not fits:
+            key = setting.partition("=")[0]
+            raise ConfigurationError(
+                f"{setting} does not go with the callback GradientAccumulationScheduler: set {key}={way_out}, or leave "
+                "the callback out."
+            )
 
 
 def _without_idle_hooks(callback: Callback) -> Callback:

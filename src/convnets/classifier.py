@@ -6,9 +6,9 @@ from typing import Any
 import lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 
@@ -53,8 +53,8 @@ class Classifier(lightning.LightningModule):
 
     Args:
         optimizer: called with the parameters.
-        schedule: called with the optimizer and the number of its steps in the whole training, as Lightning counts
-            them; None keeps the rate.
+        schedule: called with the optimizer and the trainer; returns the scheduler as Lightning takes it. None
+            keeps the rate.
         channels_last: memory format of images and weights.
         compile: the network's training steps with torch.compile, in its default mode or the one named. Validation and
             prediction run as they are, so that all who evaluate the weights find the same to the last digit.
@@ -64,7 +64,7 @@ class Classifier(lightning.LightningModule):
         self,
         network: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        schedule: Callable[[Optimizer, lightning.Trainer], dict[str, Any]] | None = None,
         channels_last: bool = True,
         compile: bool | str = False,
     ) -> None:
@@ -134,9 +134,23 @@ class Classifier(lightning.LightningModule):
         if self.trainer.gradient_clip_val is not None:
             super().configure_gradient_clipping(optimizer, *limits, **named)
 
+    def on_train_start(self) -> None:
+        """Accumulate as a scheduler of it says, which is not asked where a run resumes inside an epoch."""
+        trainer: Any = self.trainer
+        for callback in trainer.callbacks:
+            if isinstance(callback, GradientAccumulationScheduler):
+                trainer.accumulate_grad_batches = callback.get_accumulate_grad_batches(trainer.current_epoch)
+
     def on_train_epoch_start(self) -> None:
         """Count from zero; not called where a run resumes inside an epoch."""
         self.train_tally.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Step schedulers that watch a metric: before the epoch's checkpoint, so that a resumed run has their rate."""
+        for schedule in self.trainer.lr_scheduler_configs:
+            if schedule.monitor is not None:
+                stage = schedule.monitor.partition("/")[0]
+                self.lr_scheduler_step(schedule.scheduler, self.metrics(stage)[schedule.monitor])
 
     def on_validation_epoch_start(self) -> None:
         """Count from zero."""
@@ -147,11 +161,10 @@ class Classifier(lightning.LightningModule):
         self.test_tally.reset()
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer, and the schedule over the training's optimizer steps."""
+        """Build the optimizer, and its schedule over the whole training."""
         if self.optimizer is None:
             raise ValueError("This Classifier was made without an optimizer: give it one to train.")
         optimizer = self.optimizer(self.parameters())
         if self.schedule is None:
             return optimizer
-        schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer, self.trainer)}

@@ -211,7 +211,7 @@ def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def shipped_targets() -> frozenset[str]:
     """Every `_target_` in conf/ that a run's configuration may hold."""
     files = [yaml.safe_load(path.read_text()) for path in CONFIG_DIR.rglob("*.yaml")]
-    items = [item for file in files for item in flatten(file or {}).items()]
+    items = [item for file in files for item in _nodes(file or {})]
     targets = [value for key, value in items if key.endswith("_target_") and not key.startswith("hydra.")]
     return frozenset(target for target in targets if target is not None)
 

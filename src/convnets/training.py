@@ -51,6 +51,7 @@ from convnets.configuration import (
 )
 from convnets.content import changing_callbacks, content, content_hash, flatten
 from convnets.runs import Run, RunFolderError
+from convnets.schedule import plans_steps
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
         raise ConfigurationError(
             f"trainer.max_epochs={more} is less than the {epochs} of {run}: only more can be added."
         )
-    if "schedule.steps_argument" in before:
+    if plans_steps(config.schedule):
         raise ConfigurationError(
             f"The learning rate of {run} was planned for {epochs} epochs ({before['schedule._target_']}), and there is "
             f"none for more. To start a new run from its weights: {from_weights}"
@@ -180,7 +181,7 @@ def _start(run: Run, config: DictConfig, plain: dict[str, Any], extra_callbacks:
     epochs_done = None if found is None else len(found[1]["callbacks"]["History"]["rows"])
     _keep_events_in_order(run)
     trainer, datamodule, classifier = _build(config, run, epochs_done, extra_callbacks)
-    load_images(datamodule, trainer)
+    load_images(config, datamodule, trainer, classifier)
     if found is not None:
         check_fits(found[1], classifier, trainer.world_size, found[0])
         trainer.ckpt_path = found[0]

@@ -43,9 +43,8 @@ class SeveralSteps(Callback):
     """Takes all steps of an execution but the last by itself, without Lightning's loop, which costs time.
 
     For a datamodule whose training batches are lists, which its `training_batch` makes ready one by one; for one
-    optimizer, and schedules that move on with each step. The steps are the same to the last bit, and seeded as
-    `StepRandomness` does. But the step hooks of other callbacks, and so checkpoints, signals and the progress bar, come
-    once an execution.
+    optimizer. The steps are the same to the last bit, and seeded as `StepRandomness` does. But the step hooks of other
+    callbacks, and so checkpoints, signals and the progress bar, come once an execution.
     """
 
     def __init__(self, seed: int, steps_per_execution: int) -> None:
@@ -80,12 +79,21 @@ class SeveralSteps(Callback):
         pl_module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         optimizer.step()
         for schedule in trainer.lr_scheduler_configs:
-            pl_module.lr_scheduler_step(schedule.scheduler, metric=None)
+            if schedule.interval == "step":
+                pl_module.lr_scheduler_step(schedule.scheduler, metric=None)
 
 
 def steps_per_execution(trainer: Any) -> int:
     """How many training steps Lightning takes for one."""
     return next((one.steps_per_execution for one in trainer.callbacks if isinstance(one, SeveralSteps)), 1)
+
+
+def batches_of_an_epoch(trainer: Any, num_batches: int) -> int:
+    """How many of an epoch's training batches are trained on, if there are so many."""
+    limit = trainer.limit_train_batches  # in executions
+    if isinstance(limit, float):
+        return int(limit * num_batches)
+    return min(limit * steps_per_execution(trainer), num_batches)
 
 
 def steps_in(trainer: Any, num_executions: int) -> int:

@@ -1,5 +1,6 @@
 """The book's networks as plain nn.Modules: explicit sizes, one class a file."""
 
+from convnets.networks.lazy import give_sizes
 from convnets.networks.lenet import LeNet
 from convnets.networks.resnet import Residual, ResNet, ResNet18
 from convnets.networks.resnext import ResNeXt18, ResNeXtBlock
@@ -16,5 +17,6 @@ __all__ = [
     "ResNet18",
     "Residual",
     "as_table",
+    "give_sizes",
     "summarize",
 ]

@@ -1,0 +1,223 @@
+"""The learning rate's course: any scheduler of torch.optim.lr_scheduler, as a file of conf/schedule describes it."""
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    CyclicLR,
+    LambdaLR,
+    LRScheduler,
+    MultiplicativeLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
+
+OURS = ("steps_argument", "interval", "monitor")  # keys of a description that torch does not take
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+MOST_TRIED = 10_000  # steps of a schedule before the training
+
+
+class Schedule:
+    """A scheduler that is built once the optimizer and the number of steps are known.
+
+    Args:
+        options: `_target_`, the scheduler's arguments, and of ours:
+            steps_argument: the argument that takes the number of steps in the whole training. Within a SequentialLR it
+                is the number of steps until the next scheduler's turn.
+            interval: what a step of the scheduler is, an optimizer step (`step`) or an epoch (`epoch`), and so what its
+                arguments count. By default `step` for a scheduler with a `steps_argument`, OneCycleLR and CyclicLR,
+                and `epoch` for any other.
+            monitor: the metric that ReduceLROnPlateau watches; by default `val/loss`.
+            schedulers: of SequentialLR and ChainedScheduler, a list of such descriptions, without interval and monitor.
+        instantiate: makes a function of a description that holds only what torch takes.
+        count_batches: how many training batches an epoch has, once the images are read.
+
+    Raises:
+        ValueError: the description does not make sense.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        instantiate: Callable[[dict[str, Any]], Any],
+        count_batches: Callable[[lightning.Trainer], int],
+        key: str = "schedule",
+    ) -> None:
+        self.key = key
+        self.count_batches = count_batches
+        if not options.get("_target_"):
+            raise ValueError(f"{key} has no _target_: name the class of a scheduler there.")
+        arguments = {name: value for name, value in options.items() if name not in OURS}
+        self.steps_argument: str | None = options.get("steps_argument")
+        if self.steps_argument in arguments:
+            raise ValueError(
+                f"{key}.{self.steps_argument} takes the number of steps, as {key}.steps_argument says: remove one of "
+                "the two from the schedule's file."
+            )
+        parts = arguments.pop("schedulers", ())
+        if not isinstance(parts, Sequence) or not all(isinstance(part, Mapping) for part in parts):
+            raise ValueError(f"{key}.schedulers must be a list of schedulers, each with a _target_, got {parts!r}.")
+        self.parts = [
+            Schedule(part, instantiate, count_batches, f"{key}.schedulers[{index}]") for index, part in enumerate(parts)
+        ]
+        self.partial = instantiate({**arguments, "_partial_": True})
+        self.target = self.partial.func
+        self.milestones = arguments.get("milestones")
+        self._refuse_functions(arguments)
+        for name in ("interval", "monitor"):
+            if key != "schedule" and name in options:
+                raise ValueError(f"{key}.{name} cannot be set: all of a schedule has one, which is schedule.{name}.")
+        self.interval = self._interval(options.get("interval"))
+        self.monitor = self._monitor(options.get("monitor"), arguments.get("mode", "min"))
+
+    def _refuse_functions(self, arguments: Mapping[str, Any]) -> None:
+        function = self.partial.keywords.get("lr_lambda")
+        if self.target in (LambdaLR, MultiplicativeLR) and not callable(function):
+            raise ValueError(
+                f"{self.key}: {self.target.__name__} takes a Python function, which a YAML file cannot hold, got "
+                f"lr_lambda={function!r}: choose another scheduler, such as LinearLR, PolynomialLR or SequentialLR."
+            )
+
+    def _interval(self, chosen: str | None) -> str:
+        if chosen not in (None, "step", "epoch"):
+            raise ValueError(f"{self.key}.interval must be step or epoch, got {chosen!r}.")
+        if self.target is ReduceLROnPlateau and chosen == "step":
+            raise ValueError(
+                f"{self.key}.interval=step does not go with ReduceLROnPlateau, whose metric comes once an epoch: set "
+                "interval: epoch in the schedule's file, or remove it."
+            )
+        if chosen is None and self.key == "schedule" and self.parts and self.plans_steps:
+            raise ValueError(
+                f"{self.key} has a steps_argument within {self.target.__name__}: add interval: step or interval: epoch "
+                "to the schedule's file, to say what its numbers count."
+            )
+        return chosen or ("step" if self.steps_argument or self.target in (OneCycleLR, CyclicLR) else "epoch")
+
+    def _monitor(self, chosen: str | None, mode: str) -> str | None:
+        if self.target is not ReduceLROnPlateau:
+            if chosen is not None:
+                raise ValueError(
+                    f"{self.key}.monitor is for ReduceLROnPlateau; {self.target.__name__} watches nothing: remove it "
+                    "from the schedule's file."
+                )
+            return None
+        metric = chosen or "val/loss"
+        if metric not in METRICS:
+            raise ValueError(f"{self.key}.monitor must be one of {', '.join(METRICS)}, got {metric!r}.")
+        better = "max" if metric.endswith("accuracy") else "min"
+        if mode in ("min", "max") and mode != better:
+            raise ValueError(
+                f"{self.key}.monitor={metric} is best at its {better}imum, and {self.key}.mode is {mode}: write mode: "
+                f"{better} in the schedule's file."
+            )
+        return metric
+
+    @property
+    def plans_steps(self) -> bool:
+        """Whether the course depends on the length of the training."""
+        return self.steps_argument is not None or any(part.plans_steps for part in self.parts)
+
+    def build(self, optimizer: Optimizer, num_steps: int) -> LRScheduler:
+        """Build torch's scheduler, for so many of its steps in the whole training."""
+        arguments: dict[str, Any] = {}
+        if self.steps_argument is not None:
+            if num_steps < 1:
+                raise ValueError(
+                    f"{self.key} has no steps for its {self.steps_argument}: its turn comes at a milestone that is not "
+                    "below the number of steps in the training. Lower the milestone, or train for more epochs."
+                )
+            arguments[self.steps_argument] = num_steps
+        if self.parts:
+            arguments["schedulers"] = [
+                part.build(optimizer, steps) for part, steps in zip(self.parts, self._spans(num_steps), strict=True)
+            ]
+            scheduler = self.partial(optimizer=optimizer, **arguments)  # which of ChainedScheduler is not the first
+        else:
+            scheduler = self.partial(optimizer, **arguments)
+        if not isinstance(scheduler, LRScheduler):
+            raise ValueError(f"{self.key}._target_={self.target.__name__} is no scheduler of learning rates.")
+        return scheduler
+
+    def _spans(self, num_steps: int) -> list[int]:
+        """The number of steps of each part."""
+        if self.target is not SequentialLR:
+            return [num_steps] * len(self.parts)
+        milestones: Any = self.milestones
+        rising = isinstance(milestones, list) and all(
+            isinstance(second, int) and first < second for first, second in itertools.pairwise([0, *milestones])
+        )
+        if not rising or len(milestones) != len(self.parts) - 1:
+            raise ValueError(
+                f"{self.key}.milestones must be {len(self.parts) - 1} rising whole numbers above 0, the steps at which "
+                f"the next of {len(self.parts)} schedulers has its turn, got {milestones!r}."
+            )
+        return [second - first for first, second in itertools.pairwise([0, *milestones, num_steps])]
+
+    def num_steps(self, trainer: lightning.Trainer) -> int:
+        """How often the scheduler steps in the whole training."""
+        assert trainer.max_epochs is not None
+        if self.interval == "epoch":
+            return trainer.max_epochs
+        # Lightning's own estimate takes an accumulation that changes for one that does not, and executions for steps.
+        accumulated = [trainer.accumulate_grad_batches] * trainer.max_epochs
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                accumulated = [callback.get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs)]
+        num_batches = self.count_batches(trainer)
+        return sum(math.ceil(num_batches / number) for number in accumulated)
+
+    def __call__(self, optimizer: Optimizer, trainer: lightning.Trainer) -> dict[str, Any]:
+        """Build the scheduler, as Lightning takes it."""
+        scheduler = self.build(optimizer, self.num_steps(trainer))
+        if self.monitor is None:
+            return {"scheduler": scheduler, "interval": self.interval}
+        # The classifier steps it. Lightning would do so after the epoch's checkpoint, and never has its turn here.
+        never = (trainer.max_epochs or 0) + 1
+        return {"scheduler": scheduler, "interval": "epoch", "monitor": self.monitor, "frequency": never}
+
+    def check(self, optimizer: Optimizer, trainer: lightning.Trainer) -> None:
+        """Go through the course before the training.
+
+        Args:
+            optimizer: one that no training uses.
+
+        Raises:
+            ValueError: the scheduler cannot be built, or fails in a later step.
+        """
+        num_steps = self.num_steps(trainer)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, that the optimizer takes no steps
+                scheduler = self.build(optimizer, num_steps)
+                for _ in range(min(num_steps, MOST_TRIED)):
+                    scheduler.step(*([] if self.monitor is None else [0.0]))  # type: ignore[arg-type]
+        except ValueError as error:
+            message = str(error)
+            if message.startswith(self.key):
+                raise
+            raise ValueError(f"{self.key} ({self._name}): {message}") from error
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{self.key}: torch does not take a ChainedScheduler or SequentialLR after a milestone: put its "
+                "schedulers into the list of the outer one."
+            ) from error
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{self.key} ({self._name}): {type(error).__name__}: {error}. Compare its file with the class."
+            ) from error
+
+    @property
+    def _name(self) -> str:
+        return f"{self.target.__module__}.{self.target.__qualname__}"
+
+
+def plans_steps(options: Mapping[str, Any]) -> bool:
+    """Whether a schedule so described depends on the length of the training."""
+    return options.get("steps_argument") is not None or any(map(plans_steps, options.get("schedulers") or ()))
