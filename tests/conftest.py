@@ -1,4 +1,3 @@
-import contextlib
 import os
 import signal
 import subprocess
@@ -9,12 +8,11 @@ from pathlib import Path
 import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from support.repository import ROOT, hydra_context
 from tensorboard.summary.writer import event_file_writer
 
 import convnets.sweeps  # registers the resolvers that conf/ uses
 
-ROOT = Path(__file__).parents[1]
-CONF = ROOT / "conf"
 assert convnets.sweeps
 
 
@@ -24,12 +22,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # TensorBoard reads the files of a second in the order of their number in the process, as text: a test process makes
 # many more than a training, and its tenth would come before its ninth.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
-
-
-@contextlib.contextmanager
-def hydra_context():
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(scope="session")

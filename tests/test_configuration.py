@@ -4,9 +4,9 @@ import re
 
 import hydra
 import pytest
-from conftest import CONF, hydra_context
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from support.repository import CONF, hydra_context
 from yaml import YAMLError
 
 from convnets.building import build_classifier, build_datamodule, build_trainer

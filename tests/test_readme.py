@@ -9,8 +9,8 @@ import types
 
 import hydra
 import pytest
-from conftest import ROOT, hydra_context
 from omegaconf import OmegaConf
+from support.repository import ROOT, hydra_context
 
 from convnets.configuration import folder_name
 from convnets.runs import STARTED_FILES

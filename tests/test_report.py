@@ -8,9 +8,9 @@ import statistics
 
 import pytest
 import yaml
-from conftest import CONF
 from omegaconf import OmegaConf
 from PIL import Image
+from support.repository import CONF
 
 from convnets import plots
 from convnets.configuration import ConfigurationError

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from support.repository import ROOT
 
 from convnets.book import listings
 from convnets.book.listings import LISTINGS

@@ -3,7 +3,7 @@ import time
 
 import pytest
 import torch
-from events import read
+from support.events import read
 
 from convnets.callbacks.throughput import peak_flops
 from convnets.data.sampling import ImageBatches

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support.waiting import wait_until
 
 from hydra_plugins.gpu_pool_launcher._pool import POLL_SECONDS, Job, Pool
 from hydra_plugins.gpu_pool_launcher._slots import Gpu, Slots, find_gpus, threads_per_slot
@@ -74,13 +75,6 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_every_gpu_has_one_job_at_a_time_until_the_queue_is_empty(machine, tmp_path):
