@@ -9,7 +9,18 @@ SOURCE = Path(__file__).parents[1] / "src" / "convnets"
 
 # Floors from the bottom up; a module imports only from floors below its own (and from its own package).
 FLOORS = [
-    {"networks", "data", "classifier", "plots", "configuration", "atomic", "folder", "memory", "significance"},
+    {
+        "networks",
+        "data",
+        "classifier",
+        "plots",
+        "configuration",
+        "content",
+        "atomic",
+        "folder",
+        "memory",
+        "significance",
+    },
     {"callbacks", "sweeps"},
     {"building"},
     {"runs", "records"},

@@ -518,7 +518,10 @@ def test_a_terminal_that_becomes_narrower_shows_the_table_alone_and_then_the_res
     STARTED.append(process)
     os.close(terminal)
     shown = b""
-    with os.fdopen(master, "rb", buffering=0) as screen, contextlib.suppress(OSError):  # which ends a terminal's reading
+    with (
+        os.fdopen(master, "rb", buffering=0) as screen,
+        contextlib.suppress(OSError),
+    ):  # which ends a terminal's reading
         while part := screen.read(65536):
             shown += part
             if b"lenet" in shown and b"1/2" in shown:
