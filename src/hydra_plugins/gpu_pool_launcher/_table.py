@@ -71,9 +71,9 @@ class Table:
             table.add_column(heading, overflow="fold", no_wrap=heading != "job")
         for job in listed:
             took = duration(job.seconds) if job.seconds else ""
-            value = f"{values[job.number]:.4f}" if job.number in values else ""
+            shown = f"{values[job.number]:.4f}" if job.number in values else ""
             mark = "highest" if job.number == highest else ""  # whether that is good, only the application knows
-            table.add_row(self.short[job.name], job.state, value, took, mark)
+            table.add_row(self.short[job.name], job.state, shown, took, mark)
         below = [Text(f"and {more} more", style="dim")] if (more := len(begun) - len(listed)) else []
         return Group(self._headline(), *self._shared_line(), *([table] if begun else []), *below)
 
