@@ -1,4 +1,3 @@
-import contextlib
 import os
 import signal
 import subprocess
@@ -6,16 +5,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
 from omegaconf import DictConfig
+from support.repository import CONF, ROOT
 from tensorboard.summary.writer import event_file_writer
 
 import convnets.sweeps  # registers the resolvers that conf/ uses
 from convnets import configuration
 
-ROOT = Path(__file__).parents[1]
-CONF = ROOT / "conf"
 assert convnets.sweeps
 
 
@@ -25,12 +22,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # TensorBoard reads the files of a second in the order of their number in the process, as text: a test process makes
 # many more than a training, and its tenth would come before its ninth.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
-
-
-@contextlib.contextmanager
-def hydra_context():
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(scope="session")

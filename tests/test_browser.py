@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from PIL import Image
+from support.repository import ROOT
 
 from convnets.training import train
 

@@ -4,9 +4,10 @@ import re
 
 import hydra
 import pytest
-from conftest import CONF, hydra_context
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from support.repository import CONF, hydra_context
 from yaml import YAMLError
 
 from convnets.building import build_classifier, build_datamodule, build_trainer
@@ -45,16 +46,21 @@ SINGLE = [f"{group}={choice}" for group, choices in CHOICES.items() for choice i
 
 @pytest.mark.parametrize("override", [item for item in SINGLE if item not in ("trainer=gpu", "model=vgg11")])
 def test_every_shipped_choice_composes_and_its_arguments_bind(override, compose, tmp_path):
-    assert name(override)
     config = compose("trainer=cpu", override)
+    assert name(override).startswith(config.model.name)
     datamodule = build_datamodule(config)
     trainer = build_trainer(config, tmp_path)
     classifier = build_classifier(config, datamodule)
     optimizer = classifier.optimizer(classifier.parameters())
-    if classifier.schedule is not None:
-        classifier.schedule.build(optimizer, 100)
-    always = {"FiniteLoss", "History", "StepRandomness", "Checkpoints"}
-    assert {type(item).__name__ for item in trainer.callbacks} >= always
+    assert optimizer.defaults["lr"] == config.model.lr
+    if config.schedule._target_ is None:
+        assert classifier.schedule is None
+    else:
+        built = classifier.schedule.build(optimizer, 100)
+        assert type(built).__name__ == config.schedule._target_.rpartition(".")[2]
+    chosen = [config.init._target_, *(item._target_ for item in config.callbacks.values())]
+    names = {target.rpartition(".")[2] for target in chosen if target is not None}
+    assert {type(each).__name__ for each in trainer.callbacks} >= names | {"Checkpoints", "FiniteLoss", "History"}
 
 
 def every(group):
@@ -69,13 +75,14 @@ def test_choices_combine(overrides):
 EXPERIMENTS = sorted(
     str(path.relative_to(CONF / "experiment").with_suffix("")) for path in CONF.glob("experiment/**/*.yaml")
 )
+assert EXPERIMENTS  # of none, pytest would test nothing
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_compose_and_know_their_band(experiment):
-    assert "book/lenet" in EXPERIMENTS
-    lowest, highest = band(f"experiment={experiment}", "seed=3")
-    assert 0.7 < lowest < highest < 1
+    published = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())["expected"]
+    assert band(f"experiment={experiment}", "seed=3") == published
+    assert published[0] < published[1]
 
 
 @pytest.mark.parametrize(

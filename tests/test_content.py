@@ -1,8 +1,8 @@
 import pytest
 import yaml
-from conftest import CONF, hydra_context
 from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
+from support.repository import CONF, hydra_context
 
 from convnets.configuration import compose as compose_and_name
 from convnets.configuration import folder_name

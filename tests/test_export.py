@@ -32,9 +32,9 @@ def test_an_exported_program_gives_the_runs_scores_from_bytes(small, tmp_path, t
 
 def test_the_shapes_that_are_said_are_the_programs(small, tmp_path):
     config = small("data.resize=40", "data.batch_size=30")
-    OmegaConf.update(config, "data._target_", "fruit.FruitDataModule")
+    OmegaConf.update(config, "data._target_", "support.fruit.FruitDataModule")
     train(config, tmp_path / "run")
-    run = Run(tmp_path / "run", trust=["fruit.FruitDataModule"])
+    run = Run(tmp_path / "run", trust=["support.fruit.FruitDataModule"])
     exported = export(run, "onnx")
     session = onnxruntime.InferenceSession(str(exported.path))
     assert session.get_inputs()[0].shape[1:] == [3, 32, 32]

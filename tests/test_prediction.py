@@ -2,10 +2,10 @@ import io
 
 import numpy as np
 import pytest
-from fruit import COLOURS, picture
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
+from support.fruit import COLOURS, picture
 
 from convnets import plots
 from convnets.configuration import ConfigurationError
@@ -97,9 +97,9 @@ def fruit_run(tmp_path_factory, compose):
         "data=fashion_mnist_sample", "data.resize=32", "data.batch_size=30", "trainer=cpu", "trainer.max_epochs=60",
         "optimizer=adamw", "model.lr=0.01", "model.activation=relu", "callbacks=none", "logger=none",
     )  # fmt: skip
-    OmegaConf.update(config, "data._target_", "fruit.FruitDataModule")
+    OmegaConf.update(config, "data._target_", "support.fruit.FruitDataModule")
     train(config, path)
-    return Run(path, trust=["fruit.FruitDataModule"])
+    return Run(path, trust=["support.fruit.FruitDataModule"])
 
 
 def test_a_colour_sets_pictures_keep_their_colours_and_their_ground(fruit_run, tmp_path):

@@ -9,9 +9,9 @@ import statistics
 
 import pytest
 import yaml
-from conftest import CONF, ROOT
 from omegaconf import OmegaConf
 from PIL import Image
+from support.repository import CONF, ROOT
 
 from convnets import plots
 from convnets.configuration import GROUPS, ConfigurationError

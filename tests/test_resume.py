@@ -1,7 +1,6 @@
 """A run can be cut off at any instant, and goes on to the same bits."""
 
 import contextlib
-import csv
 import os
 import random
 import re
@@ -16,9 +15,19 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from conftest import ROOT
-from schedules import SCHEDULES
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support.breaking import (
+    EACH_STEP,
+    KEPT,
+    At,
+    PulledPlugError,
+    everything,
+    interrupt,
+    pull_the_plug,
+    train_through,
+)
+from support.repository import ROOT
+from support.schedules import SCHEDULES
+from support.waiting import wait_until
 
 from convnets.callbacks import CheckpointError, Interrupted, NothingInitializedError, read_checkpoint
 from convnets.configuration import ConfigurationError
@@ -26,64 +35,6 @@ from convnets.runs import Run, RunFolderError
 from convnets.training import OutOfMemoryError, extend, train
 
 RESUME = (sys.executable, str(ROOT / "scripts" / "resume.py"))
-KEPT = "checkpoint.keep=true"
-EACH_STEP = "checkpoint.every_seconds=1e-9"
-
-
-class PulledPlugError(Exception):
-    """Ends a training as SIGKILL does: nothing more is saved."""
-
-
-class At(lightning.Callback):
-    """Does something after a training step, before that step's checkpoint."""
-
-    def __init__(self, step, action):
-        self.step = step
-        self.action = action
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.fit_loop.epoch_loop.total_batch_idx + 1 == self.step:
-            self.action()
-
-
-def pull_the_plug():
-    raise PulledPlugError
-
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def train_through(config, path, breaks):
-    """Train, broken off by each action in turn: {step: action}."""
-    for step, action in breaks.items():
-        with pytest.raises((PulledPlugError, Interrupted)):
-            train(config, path, [At(step, action)])
-    return train(config, path)
-
-
-def without_times(record):
-    return {key: value for key, value in record.items() if "second" not in key and key != "finished"}
-
-
-def everything(path):
-    """All that must be the same: weights, optimizer, counters, rows, result, TensorBoard's points."""
-    checkpoint = read_checkpoint(path / "checkpoints" / "last.ckpt")
-    with (path / "metrics.csv").open() as file:
-        rows = [without_times(row) for row in csv.DictReader(file)]
-    events = EventAccumulator(str(path)).Reload()
-    points = {tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    return {
-        "weights": (path / "weights.safetensors").read_bytes(),
-        "optimizer": repr(checkpoint["optimizer_states"]),
-        "schedule": repr(checkpoint["lr_schedulers"]),
-        "counters": checkpoint["loops"],
-        "rows": rows,
-        "result": without_times(Run(path).result),
-        "points": without_times(points),
-    }
-
-
 BLOCKS = "model.blocks=[[1,4],[1,8]]"
 WAYS = {
     "lenet": (),
@@ -527,13 +478,6 @@ def started(tmp_path, *arguments):
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_until(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_killed_processes_leave_a_run_that_goes_on(tmp_path, small):
     arguments = ("trainer=cpu", "trainer.max_epochs=40", "checkpoint.every_seconds=0.01")
     path = tmp_path / "outputs" / "runs" / "run"
@@ -571,7 +515,7 @@ import os, signal, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from test_resume import At
+from support.breaking import At
 from convnets.runs import Run
 from convnets.training import train
 
@@ -601,7 +545,7 @@ import os, signal, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from test_resume import At
+from support.breaking import At
 from convnets.runs import Run
 from convnets.training import train
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
-from schedules import SCHEDULES, TORCH, description
+from support.schedules import SCHEDULES, TORCH, description
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 

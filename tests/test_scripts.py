@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CONF, ROOT
+from support.repository import CONF, ROOT
 
 
 def test_help_shows_every_group_and_six_examples(run_script):

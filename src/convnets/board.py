@@ -26,18 +26,33 @@ class BoardError(RuntimeError):
     """TensorBoard did not start; the text says why."""
 
 
-def command(folders: Sequence[Path], port: int | None = None) -> list[str]:
-    """What starts TensorBoard on the folders; several are told apart by their names.
+def log_folder(folders: Sequence[Path], links: Path) -> Path:
+    """What TensorBoard is to show as its one log folder, in which it names each run by its path.
+
+    Of several folders, and of a single run, that is a folder of links: of one that holds events TensorBoard says ".".
+
+    Args:
+        links: an empty folder to make them in.
+    """
+    absolute = sorted(folder.resolve() for folder in folders)
+    if len(folders) == 1 and not (folders[0] / "config.yaml").is_file():
+        return folders[0]
+    for folder in absolute:
+        name = folder.name if len(folders) == 1 or folder == Path.cwd() else shown(folder).lstrip("/")
+        if not any(link.is_symlink() for link in [links / name, *(links / name).parents]):  # else it is shown with that
+            (links / name).parent.mkdir(parents=True, exist_ok=True)
+            (links / name).symlink_to(folder)
+    return links
+
+
+def command(folder: Path, port: int | None = None) -> list[str]:
+    """What starts TensorBoard on its log folder.
 
     Without a port TensorBoard takes the first of 6006 to 6015 that it can bind: asking beforehand which is free would
     leave time for another program to take it.
     """
-    if len(folders) == 1:
-        where = ["--logdir", str(folders[0])]
-    else:
-        where = ["--logdir_spec", ",".join(f"{shown(folder).replace(':', '_')}:{folder}" for folder in folders)]
     options = ["--host", "localhost", "--samples_per_plugin", SAMPLES, *([] if port is None else ["--port", str(port)])]
-    return [sys.executable, "-m", "tensorboard.main", *where, *options]
+    return [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), *options]
 
 
 def serve(folders: Sequence[Path], num_runs: int, port: int | None = None) -> int:
@@ -46,9 +61,12 @@ def serve(folders: Sequence[Path], num_runs: int, port: int | None = None) -> in
     Raises:
         BoardError: it ended by itself.
     """
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryDirectory() as links:
         process = subprocess.Popen(
-            command(folders, port), stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+            command(log_folder(folders, Path(links)), port),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
         )
         stopped = False
 

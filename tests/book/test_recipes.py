@@ -3,7 +3,7 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
-from conftest import CONF
+from support.repository import CONF
 
 from convnets.book import figures, recipes
 from convnets.book.recipes import Plan, Reproduction, finished_runs, measured_seconds

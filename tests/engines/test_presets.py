@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import hydra
 import pytest
-from conftest import hydra_context
+from support.repository import hydra_context
 
 from convnets.commands import installation
 from convnets.configuration import ConfigurationError, folder_name, shipped_targets

@@ -16,23 +16,19 @@ from typing import Any, NamedTuple
 import lightning
 import numpy as np
 import yaml
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
+from convnets.callbacks.hyperparameters import write_hyperparameters
 from convnets.callbacks.pictures import softmax
 from convnets.callbacks.probe import Array, as_array, watching
 from convnets.classifier import Classifier
-from convnets.content import NOT_CONTENT, flatten, is_part_of
 from convnets.networks import as_table, summarize
 
 log = logging.getLogger(__name__)
 
 NUM_EMBEDDED = 1000
 MOST_DIMENSIONS = 128  # of the projector, whose file is text
-FIRST_COLUMNS = ("init", "model", "model.lr", "optimizer", "seed")  # TensorBoard shows five hyperparameters at first
-FOLLOW_OTHERS = ("model._target_", "data.seed", "optimizer.lr", "schedule.steps_argument")  # no hyperparameters
 
 
 class Tested(NamedTuple):
@@ -72,7 +68,7 @@ def write_summary(
         tag = re.sub(r"[^\w.-]+", "_", names[label])
         writer.add_pr_curve(f"precision_recall/{tag}", tested.labels == label, probabilities, step)
     _write_embedding(writer, step, names, tested)
-    _write_hyperparameters(writer, step, config, result)
+    write_hyperparameters(writer, step, config, result)
     layers = summarize(deepcopy(classifier.network), datamodule.resize, datamodule.num_channels)
     facts = {"device": result["device"], "git commit": result["git_commit"], **result["versions"]}
     texts = {
@@ -132,42 +128,6 @@ def _write_embedding(writer: SummaryWriter, step: int, names: tuple[str, ...], t
         np.round(units.astype(float), 4), rows, tested.images[: len(units)].float() / 255, step,
         tag="test_images", metadata_header=["class", "taken for", "right or wrong"],
     )  # fmt: skip
-
-
-def _write_hyperparameters(
-    writer: SummaryWriter, step: int, config: Mapping[str, Any], result: Mapping[str, Any]
-) -> None:
-    """One row of the HParams table: what decides the result, and the result.
-
-    Its metrics are tags of their own, for with a holdout the final ones are not those of the last epoch.
-    """
-    final = {f"final/{name.replace('/', '_')}": value for name, value in result["metrics"].items()}
-    final["final/train_seconds"] = result["train_seconds"]
-    values = hyperparameters(config)
-    # TensorBoard takes the table's columns from one run: those that are null in it must be among them.
-    columns, _, _ = hparams({name: 0 if value is None else value for name, value in values.items()}, final)
-    plugin_data = columns.value[0].metadata.plugin_data
-    content = HParamsPluginData.FromString(plugin_data.content)
-    for info in content.experiment.hparam_infos:
-        info.differs = info.name in FIRST_COLUMNS  # it puts these before the others, which it sorts by name
-    plugin_data.content = content.SerializeToString()
-    _, row, end = hparams({name: value for name, value in values.items() if value is not None}, final)
-    for part in (columns, row, end):
-        writer._get_file_writer().add_summary(part, step)
-    for tag, value in final.items():
-        writer.add_scalar(tag, value, step)
-
-
-def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the result, as plain values: {"model": "vgg", "optimizer": "SGD", "model.lr": 0.1, ...}."""
-    found: dict[str, Any] = {"model": config["model"]["name"]}
-    for key, value in flatten(config).items():
-        if is_part_of(key, (*NOT_CONTENT, *FOLLOW_OTHERS)) or key.endswith("._partial_"):
-            continue
-        if key.endswith("._target_"):
-            key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
-        found[key] = str(value) if isinstance(value, list) else value
-    return found
 
 
 def _write_graph(writer: SummaryWriter, classifier: Classifier, image: Tensor) -> None:

@@ -1,6 +1,7 @@
-"""What a person sees of a sweep: a live table in a terminal, a line an event elsewhere."""
+"""What a person sees of a sweep: a live table in a terminal, and then its results; a line an event elsewhere."""
 
 import os
+import re
 import statistics
 import sys
 import time
@@ -11,6 +12,9 @@ from hydra_plugins.gpu_pool_launcher._pool import Job
 
 REFRESH_SECONDS = 0.5
 NUM_QUEUED_SHOWN = 3
+NUM_FAILED_SHOWN = 3
+NUM_RESULTS_SHOWN = 20
+NARROW = 80  # columns: with fewer, the table says less
 
 
 class Table:
@@ -21,6 +25,7 @@ class Table:
         self.num_slots = num_slots
         self.title = title
         self.metric = metric
+        self.shared, self.short = short_names([job.name for job in jobs])
         self._said: dict[int, str] = {}
         self._notice = ""
         self._drawn = 0.0
@@ -29,7 +34,8 @@ class Table:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(), auto_refresh=False)
+            # On a screen of its own: elsewhere a terminal that becomes narrower leaves lines that nothing wipes out.
+            self._live = Live(console=Console(), auto_refresh=False, screen=True)
 
     def __enter__(self) -> "Table":
         if self._live:
@@ -38,8 +44,59 @@ class Table:
 
     def __exit__(self, *error: object) -> None:
         if self._live:
-            self._live.update(self._render(), refresh=True)
             self._live.stop()
+
+    def print_results(self, returned: Mapping[int, Any]) -> None:
+        """Print what became of the jobs, in a terminal: elsewhere each has had its line.
+
+        Args:
+            returned: what the jobs returned, by their numbers; shown where they have no such metric.
+        """
+        if self._live:
+            self._live.console.print(self._results(returned))
+
+    def _results(self, returned: Mapping[int, Any]) -> Any:
+        from rich.console import Group
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        begun = [job for job in self.jobs if job.state != "queued"]
+        done = [job for job in begun if job.state in ("done", "done before")]
+        values = {job.number: value for job in done if (value := self._value(job, returned)) is not None}
+        highest = max(values, key=lambda number: values[number]) if len(set(values.values())) > 1 else None
+        listed = [job for job in begun[:NUM_RESULTS_SHOWN] if job.number != highest]
+        listed = [job for job in begun if job in listed or job.number == highest]
+        table = RichTable(box=None, pad_edge=False, header_style="dim")
+        for heading in ("job", "", self._heading(), "took", ""):
+            table.add_column(heading, overflow="fold", no_wrap=heading != "job")
+        for job in listed:
+            took = duration(job.seconds) if job.seconds else ""
+            shown = f"{values[job.number]:.4f}" if job.number in values else ""
+            mark = "highest" if job.number == highest else ""  # whether that is good, only the application knows
+            table.add_row(self.short[job.name], job.state, shown, took, mark)
+        below = [Text(f"and {more} more", style="dim")] if (more := len(begun) - len(listed)) else []
+        return Group(self._headline(), *self._shared_line(), *([table] if begun else []), *below)
+
+    def _value(self, job: Job, returned: Mapping[int, Any]) -> float | None:
+        for value in (job.progress().get("metrics", {}).get(self.metric), returned.get(job.number)):
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:  # not NaN
+                return float(value)
+        return None
+
+    def _heading(self) -> str:
+        return (self.metric or "returned").rpartition("/")[2]
+
+    def _headline(self, left: float | None = None) -> Any:
+        from rich.text import Text
+
+        by_state = {state: sum(job.state == state for job in self.jobs) for state in STATES}
+        counts = ", ".join(f"{number} {state}" for state, number in by_state.items() if number)
+        return Text(f"{self.title}: {counts}" + (f", about {duration(left)} left" if left else ""), overflow="fold")
+
+    def _shared_line(self) -> list[Any]:
+        from rich.text import Text
+
+        return [Text(f"all jobs: {self.shared}", style="dim", overflow="fold")] if self.shared else []
 
     def update(self, notice: str = "") -> None:
         """Draw, if it is time; say what has changed.
@@ -51,7 +108,7 @@ class Table:
         if self._live:
             if time.monotonic() - self._drawn > REFRESH_SECONDS:
                 self._drawn = time.monotonic()
-                self._live.update(self._render(), refresh=True)
+                self._live.update(self._render(self._live.console.width), refresh=True)
             return
         for job in self.jobs:
             if self._said.get(job.number, "queued") != job.state:
@@ -79,43 +136,47 @@ class Table:
         value = self._metric_of(job.progress())
         return f" {self.metric} {value}" if value else ""
 
-    def _render(self) -> Any:
+    def _render(self, columns: int = NARROW) -> Any:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table as RichTable
         from rich.text import Text
 
         by_state = {state: [job for job in self.jobs if job.state == state] for state in STATES}
-        counts = ", ".join(f"{len(jobs)} {state}" for state, jobs in by_state.items() if jobs)
-        left = self.seconds_left()
+        wide = columns >= NARROW
+        headings = ["job", "on", "epoch", *([self._heading()] if self.metric else []), *(["runs for"] if wide else [])]
         table = RichTable(box=None, pad_edge=False, header_style="dim")
-        for heading in ("job", "on", "epoch", self.metric or "", "runs for", "left"):
+        for heading in [*headings, "left"]:
             table.add_column(heading, overflow="fold", no_wrap=heading != "job")
         for job in by_state["running"]:
             progress = job.progress()
             epochs = f"{progress['epoch']}/{progress['num_epochs']}" if {"epoch", "num_epochs"} <= {*progress} else ""
             remaining = _seconds_left(job)
             table.add_row(
-                job.name,
+                self.short[job.name],
                 ",".join(job.places),
                 epochs,
-                self._metric_of(progress),
-                duration(job.runs_for),
+                *([self._metric_of(progress)] if self.metric else []),
+                *([duration(job.runs_for)] if wide else []),
                 "" if remaining is None else duration(remaining),
             )
         for job in by_state["queued"][:NUM_QUEUED_SHOWN]:
-            table.add_row(Text(job.name, style="dim"), "", "", "", "", "")
+            table.add_row(Text(self.short[job.name], style="dim"))
         if (more := len(by_state["queued"]) - NUM_QUEUED_SHOWN) > 0:
-            table.add_row(Text(f"and {more} more", style="dim"), "", "", "", "", "")
+            table.add_row(Text(f"and {more} more", style="dim"))
+        failed = by_state["failed"]
         below = [
-            Text(f"failed: {job.name}: {os.path.relpath(job.log_path)}", style="red") for job in by_state["failed"]
+            Text(f"failed: {os.path.relpath(job.log_path)}", style="red", overflow="fold")
+            for job in failed[-NUM_FAILED_SHOWN:]
         ]
+        if (more := len(failed) - NUM_FAILED_SHOWN) > 0:
+            below.insert(0, Text(f"failed: {more} more", style="red"))
         below += [Text(self._notice, style="yellow")] if self._notice else []
-        heading = f"{self.title}: {counts}" + (f", about {duration(left)} left" if left else "")
         done = sum(_share(job) for job in self.jobs)
         bar = RichTable.grid()  # a bar alone does not end its line
         bar.add_row(ProgressBar(total=len(self.jobs), completed=done, width=60))
-        return Group(Text(heading), bar, *([table] if table.row_count else []), *below)
+        rows = [table] if table.row_count else []
+        return Group(self._headline(self.seconds_left()), bar, *self._shared_line(), *rows, *below)
 
     def seconds_left(self) -> float | None:
         """Of the whole, if every job to come takes as long as the median of those whose length is known."""
@@ -148,6 +209,25 @@ def _share(job: Job) -> float:
 def _seconds_left(job: Job) -> float | None:
     share = _share(job) if job.state == "running" else 0
     return job.runs_for * (1 - share) / share if share else None
+
+
+def short_names(names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """What all names share, and each name without it: its words between dashes, and a hash where it tells nothing more.
+
+    >>> short_names(["lenet-lr0.1-seed0-01234567", "lenet-lr1e-05-seed0-89abcdef"])
+    ('lenet seed0', {'lenet-lr0.1-seed0-01234567': 'lr0.1', 'lenet-lr1e-05-seed0-89abcdef': 'lr1e-05'})
+    """
+    words = {name: re.split(r"(?<!\de)-", name) for name in dict.fromkeys(names)}
+    bare = {name: parts[:-1] if re.fullmatch("[0-9a-f]{8}", parts[-1]) else parts for name, parts in words.items()}
+    if len({tuple(parts) for parts in bare.values()}) < len(bare):
+        bare = words
+    first, *others = bare.values()
+    shared = [word for word in first if all(word in parts for parts in others)] if others else []
+    own = {name: " ".join(word for word in parts if word not in shared) for name, parts in bare.items()}
+    short = {name: text or " ".join(shared) for name, text in own.items()}
+    if len(set(short.values())) < len(short):
+        return "", {name: name for name in names}
+    return " ".join(shared), short
 
 
 def duration(seconds: float) -> str:

@@ -99,6 +99,7 @@ class GpuPoolLauncher(Launcher):
         pool = Pool(slots, os.environ, self.options.fail_fast, self.options.grace_seconds)
         with Table(jobs, len(slots), title, self.options.progress_metric) as table:
             pool.run(jobs, table.update)
+        table.print_results({one.job.number: one.return_value() for one in unique})
         if pool.received:
             print(f"{signal.Signals(pool.received).name}: stopped. The same command goes on.", file=sys.stderr)
             raise SystemExit(128 + pool.received)
@@ -192,12 +193,16 @@ class _Prepared:
     return_path: Path
     estimated_seconds: float | None
 
+    def return_value(self) -> Any:
+        """What the job's function returned, as far as JSON knows it."""
+        return json.loads(self.return_path.read_text()) if self.return_path.exists() else None
+
     def returned(self, failures: str) -> JobReturn:
         done = self.job.state in ("done", "done before")
         result = JobReturn(self.overrides, self.config, self.hydra_config, str(Path.cwd()), self.job.name)
         result.status = JobStatus.COMPLETED if done else JobStatus.FAILED
         if done:
-            result.return_value = json.loads(self.return_path.read_text()) if self.return_path.exists() else None
+            result.return_value = self.return_value()
         else:
             result.return_value = JobsFailedError(failures)
         return result
