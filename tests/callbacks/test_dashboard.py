@@ -120,7 +120,9 @@ def test_the_summary_holds_hyperparameters_with_the_final_metrics(run):
         found[tag] = plugin_data_pb2.HParamsPluginData.FromString(content)
     columns = found["experiment"].experiment
     metrics = [info.name.tag for info in columns.metric_infos]
-    assert {tag: events.Scalars(tag)[-1].value for tag in metrics} == pytest.approx(
+    final = [tag for tag in events.Tags()["scalars"] if tag.startswith("final/")]
+    assert {*metrics} == {*final, "final/test_loss", "final/test_accuracy"}  # which runs with a holdout have
+    assert {tag: events.Scalars(tag)[-1].value for tag in final} == pytest.approx(
         {
             **{f"final/{name.replace('/', '_')}": value for name, value in run.metrics.items()},
             "final/train_seconds": run.result["train_seconds"],
