@@ -19,6 +19,9 @@ assert convnets.sweeps
 # In the background of a shell script Ctrl-C is ignored, by the children too; tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# As in an environment that was entered: messages name `python`, and the commands in them are run.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
 # TensorBoard reads the files of a second in the order of their number in the process, as text: a test process makes
 # many more than a training, and its tenth would come before its ninth.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)

@@ -1,3 +1,4 @@
+import re
 import shlex
 import subprocess
 import sys
@@ -7,11 +8,14 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
-from convnets import commands
+from convnets import commands, sweeps
 from convnets.configuration import ConfigurationError, as_hydra_takes
-from convnets.training import train
-from hydra_plugins.optuna_search.optuna_search import INSTALLATION
+from convnets.folder import RunFolderError
+from convnets.runs import Run
+from convnets.training import extend, train
+from hydra_plugins.optuna_search.optuna_search import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 TEXTS = st.text(st.characters(exclude_characters="\0\n\r$", exclude_categories=["Cs"]), min_size=1)
@@ -69,11 +73,11 @@ def test_a_removal_works_whatever_the_name(tmp_path, monkeypatch):
 
 
 def test_an_extra_is_installed_by_its_packages():
-    assert shlex.split(commands.installation("onnx"))[:2] == ["pip", "install"]
-    assert {word.partition(">")[0] for word in shlex.split(commands.installation("onnx"))[2:]} == {
+    assert shlex.split(commands.installation("onnx"))[:4] == ["python", "-m", "pip", "install"]
+    assert {word.partition(">")[0] for word in shlex.split(commands.installation("onnx"))[4:]} == {
         *("onnx", "onnxruntime", "onnxscript")
     }
-    assert set(commands.installation("search").split()) == set(INSTALLATION.split())
+    assert set(commands.installation("search").split()[4:]) == {*PACKAGES}
 
 
 @pytest.mark.parametrize(
@@ -132,3 +136,51 @@ def test_what_a_part_refuses_is_said_once(small, tmp_path):
         train(config, tmp_path / "run")
     assert "full_key" not in str(refused.value)
     assert str(refused.value).count("wandb") <= 2  # a sentence of Lightning's
+
+
+def test_where_python_is_another_the_command_names_the_one_that_runs(monkeypatch):
+    assert commands.python() == "python"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert shlex.split(commands.script("report"))[0] == commands.shown(Path(sys.executable))
+    assert shlex.split(commands.installation("onnx"))[0] == commands.shown(Path(sys.executable))
+
+
+def run_as_printed(command):
+    """What a shell makes of a command that was copied from a message, in the same folder."""
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, f"{command}\n{finished.stdout}{finished.stderr}"
+    return finished.stdout
+
+
+def test_every_command_in_a_message_works_as_it_stands(small, tmp_path, monkeypatch, capsys):
+    here = tmp_path / "a folder (mine)"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    run = Run(here / "outputs" / "runs" / "it's mine")
+    config = small(
+        "model=resnet18", "data.resize=16", "data.batch_size=64", "logger=tensorboard", "trainer.max_epochs=1"
+    )
+    train(config, run.path)
+    told = capsys.readouterr().out
+    dashboard = re.search(r"  dashboard +(python .*)", told)[1]
+    with subprocess.Popen(["bash", "-c", f"exec {dashboard}"], stdout=subprocess.PIPE, text=True) as server:
+        assert "TensorBoard shows" in server.stdout.readline()
+        server.terminate()
+    with pytest.raises(ConfigurationError) as refused:
+        extend(run, ["model.lr=0.5"])
+    again = run_as_printed(re.search(r"To start a new run from its weights: (.*)", str(refused.value))[1])
+    assert "resnet18" in again
+    assert re.search(r"\d+ of \d+ tensors are those of", again)
+    with pytest.raises(RunFolderError) as refused:
+        train(OmegaConf.merge(config, {"seed": 3}), run.path)
+    assert "seed: 0 there, 3 now" in str(refused.value)
+    (run.path / "result.json").unlink()
+    (run.path / "weights.safetensors").unlink()
+    with pytest.raises(RunFolderError) as lacking:
+        _ = run.classifier
+    run_as_printed(re.search(r"to go on: (.*)\.$", str(lacking.value))[1])
+    assert run.result
+    assert "resnet18" in run_as_printed(sweeps.report_command("outputs"))
+    train(config, run.path)
+    run_as_printed(re.search(r"To repeat it: (rm -r .*)", capsys.readouterr().out)[1])
+    assert not run.path.exists()

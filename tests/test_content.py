@@ -115,6 +115,16 @@ OTHER = [
 ]
 
 
+@pytest.mark.parametrize("scheduler", ["StepLR", "OneCycleLR", "ReduceLROnPlateau"])
+def test_what_a_schedule_does_by_default_written_out_is_the_same(scheduler):
+    plain = {"_target_": f"torch.optim.lr_scheduler.{scheduler}", "factor": 0.5}
+    usual = {"interval": "step" if scheduler == "OneCycleLR" else "epoch", "monitor": "val/loss"}
+    other = "epoch" if scheduler == "OneCycleLR" else "step"
+    assert content({"schedule": plain}) == content({"schedule": {**plain, **usual}})
+    assert content({"schedule": plain}) != content({"schedule": {**plain, "interval": other}})
+    assert content({"schedule": plain}) != content({"schedule": {**plain, "monitor": "val/accuracy"}})
+
+
 @pytest.mark.parametrize(("ours", "theirs"), SAME)
 def test_what_decides_nothing_where_it_stands_makes_no_other_run(ours, theirs):
     assert (

@@ -338,13 +338,23 @@ def _instantiate(node: DictConfig, **arguments: Any) -> Any:
 
 @contextmanager
 def refusals_explained() -> Iterator[None]:
-    """Turn what a part refuses about its arguments into a ConfigurationError with the same text."""
+    """Turn what a part refuses about its arguments, or lacks, into a ConfigurationError with the same text.
+
+    Any other error of a part is raised as it is: its traceback says where in the part's code it comes from.
+    """
     try:
         yield
     except InstantiationException as error:
-        if isinstance(error.__cause__, (ValueError, TypeError, ImportError, OSError)):
-            where = "" if not isinstance(error.__cause__, TypeError) else " (Compare the file in conf/ with the class.)"
-            raise ConfigurationError(f"{error.__cause__}{where}") from error
-        raise
+        cause = error.__cause__
+        if cause is None or str(error).startswith("Error locating target"):
+            reason = str(cause or error).splitlines()[0].rstrip(":.")
+            raise ConfigurationError(
+                f"{reason}: a _target_ is the full name of a class that can be imported."
+            ) from error
+        if isinstance(cause, (ValueError, TypeError, ImportError, OSError)):
+            where = "" if not isinstance(cause, TypeError) else " (Compare the file in conf/ with the class.)"
+            raise ConfigurationError(f"{cause}{where}") from error
+        error.__cause__ = error.__context__ = None  # or each of the two would be the other's
+        raise cause from None
     except (ValueError, MisconfigurationException) as error:
         raise ConfigurationError(str(error)) from error

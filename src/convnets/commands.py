@@ -5,6 +5,8 @@ import importlib.metadata
 import os
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,13 @@ def typed(path: Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
+def python() -> str:
+    """The Python that runs this, as one types it: by its path where `python` is another, or none."""
+    found = shutil.which("python")
+    is_it = found is not None and Path(found).parent == Path(sys.executable).parent
+    return "python" if is_it else typed(Path(sys.executable))
+
+
 def script(name: str, *words: str) -> str:
     """The command that runs one of scripts/ with these words, which are quoted already: see `typed`, `override`."""
     if IS_INSTALLED:
@@ -37,7 +46,7 @@ def script(name: str, *words: str) -> str:
         path = HOME_DIR / "scripts" / f"{name}.py"
         is_inside = Path.cwd().is_relative_to(HOME_DIR)
         program = shlex.quote(os.path.relpath(path) if is_inside else str(path))
-    return " ".join(["python", program, *words])
+    return " ".join([python(), program, *words])
 
 
 def removal(path: Path) -> str:
@@ -49,7 +58,7 @@ def installation(extra: str) -> str:
     """The command that installs what an extra needs, in a checkout and beside a wheel alike."""
     needed = [line.partition(";") for line in importlib.metadata.requires("convnets") or []]
     packages = [name.strip() for name, _, marker in needed if re.search(rf"extra == ['\"]{extra}['\"]", marker)]
-    return f"pip install {shlex.join(packages)}"
+    return f"{python()} -m pip install {shlex.join(packages)}"
 
 
 def override(key: str, value: Any) -> str:

@@ -11,10 +11,11 @@ import hashlib
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,12 @@ from hydra.errors import (
 )
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from convnets.commands import CONFIG_DIR, installation, nearest_name, quoted, script
 from convnets.content import COMPUTATION, NOT_RECIPE, changing_callbacks, content_hash, differences, flatten
 from convnets.finding import find_run
+from convnets.folder import RunFolderError
 
 USERS_WISH = "CONVNETS_TRACEBACKS"  # HYDRA_FULL_ERROR as the user set it: `main` sets it for itself
 
@@ -245,7 +247,7 @@ def check(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
 
 
 def _same_type(value: Any, default: Any) -> bool:
-    if default is None or default == "???":
+    if default is None:
         return True
     if isinstance(default, float):
         return _is_number(value)
@@ -296,23 +298,34 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
 
 
 def resolve(root: DictConfig, complete: bool = True) -> dict[str, Any]:
-    """Resolve a composed configuration, Hydra's own part left out.
+    """Resolve a composed configuration, Hydra's own part left out; in paths, `~` becomes the home folder.
 
     Args:
-        complete: refuse values that a file leaves open (`???`); otherwise they stay so.
+        complete: refuse values that a file leaves open (`???`); otherwise they are null.
 
     Raises:
-        ConfigurationError: an interpolation leads nowhere.
+        ConfigurationError: an interpolation leads nowhere, or a value is left open.
     """
     ours = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     try:
-        resolved = OmegaConf.to_container(ours, resolve=True, throw_on_missing=complete)
+        open_keys = sorted(OmegaConf.missing_keys(ours))
+        if complete and open_keys:
+            raise ConfigurationError(f"{open_keys[0]} has no value: set {open_keys[0]}=VALUE.")
+        for key in open_keys:
+            OmegaConf.update(ours, key, None)
+        resolved = OmegaConf.to_container(ours, resolve=True)
     except OmegaConfBaseException as error:
-        if isinstance(error, MissingMandatoryValue):
-            raise ConfigurationError(f"{error.full_key} has no value: set {error.full_key}=VALUE.") from error
         raise ConfigurationError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return {str(key): _with_home(value) for key, value in resolved.items()}
+
+
+def _with_home(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _with_home(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_home(value) for value in node]
+    return str(Path(node).expanduser()) if isinstance(node, str) and re.match(r"~(/|$)", node) else node
 
 
 def as_hydra_takes(word: str) -> str:
@@ -322,17 +335,23 @@ def as_hydra_takes(word: str) -> str:
     another `=`, or a letter like ü. Words with signs of the grammar itself stay: lists, sweeps, functions, quotes.
     """
     key, separator, value = word.partition("=")
-    if not separator or word.startswith("-"):
+    if not separator or word.startswith("-") or re.search(r"""[\[\]{}"'$\\]""", value):
         return word
-    if key.lstrip("+") in PATHS and re.match(r"~(/|$)", value):
-        value = str(Path(value).expanduser())
-    has_grammar = re.search(r"""[,\[\]{}"'$]|^\w+\(""", value) is not None
-    if key == "init.from_run" and value not in ("", "null") and not has_grammar:
-        value = str(find_run(value))  # here, for `latest` is another run once this one has begun
-    word = f"{key}={value}"
-    if has_grammar or _is_override(word):
+    if "(" in value and _is_override(word):  # a function
         return word
-    return plain if value and _is_override(plain := f"{key}={quoted(value)}") else word
+    return f"{key}={','.join(_item_as_hydra_takes(key, item) for item in value.split(','))}"
+
+
+def _item_as_hydra_takes(key: str, item: str) -> str:
+    """One of the values of a sweep, or the only one."""
+    if key.lstrip("+") in PATHS and re.match(r"~(/|$)", item):
+        item = str(Path(item).expanduser())
+    if key == "init.from_run" and item not in ("", "null"):
+        with suppress(RunFolderError):  # which `prepare` says with the key
+            item = str(find_run(item).absolute())  # here, for `latest` is another run once this one has begun
+    if "," not in item and _is_override(f"{key}={item}"):
+        return item
+    return quoted(item) if _is_override(f"{key}={quoted(item)}") else item
 
 
 def _is_override(word: str) -> bool:
@@ -390,9 +409,9 @@ def prepare(root: DictConfig) -> tuple[dict[str, Any], str]:
             "hyperparameters: set data.holdout=5000, or another number of training images to choose on."
         )
     if (source := config["init"].get("from_run")) is not None:
-        config["init"]["weights"] = _weights_digest(source)
+        config["init"].update(_weights_to_start_from(source))
     config["choices"] = choices
-    chosen = resolve(_compose(root.hydra, {group: choices[group] for group in GROUPS}))
+    chosen = resolve(_compose(root.hydra, {group: choices[group] for group in GROUPS}), complete=False)
     config["changes"] = sorted(differences(config, chosen))
     config["computation"] = COMPUTATION
     return config, str(config["run_name"]) if config["run_name"] is not None else _name(root, config, reference)
@@ -417,15 +436,21 @@ def folder_name(root: DictConfig) -> str:
     return prepare(root)[1]
 
 
-def _weights_digest(run_dir: str) -> str:
-    path = Path(run_dir).expanduser() / "weights.safetensors"
+def _weights_to_start_from(run: str) -> dict[str, str]:
+    """The other run's folder and the checksum of its weights, as keys of `init`."""
+    try:
+        folder = find_run(run).absolute()
+    except RunFolderError as error:
+        raise ConfigurationError(f"init.from_run={run}: {error}") from None
+    path = folder / "weights.safetensors"
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError:
         raise ConfigurationError(
-            f"init.from_run={run_dir} has no {path.name}: give the folder of a finished run."
+            f"init.from_run={run} has no {path.name}: give the folder of a finished run."
         ) from None
+    return {"from_run": str(folder), "weights": digest}
 
 
 def _run_folder(*, _root_: DictConfig) -> str:
@@ -448,7 +473,7 @@ def expected_band(config: Mapping[str, Any], hydra_config: DictConfig) -> list[f
     """
     experiment = _choices(hydra_config).get("experiment") or f"book/{config['model']['name']}"
     try:
-        published = resolve(_compose(hydra_config, {"experiment": experiment}))
+        published = resolve(_compose(hydra_config, {"experiment": experiment}), complete=False)
     except MissingConfigException:
         return None
     return published["expected"] if set(differences(config, published)) <= NOT_RECIPE else None
@@ -471,11 +496,18 @@ def add_config_dir(parser: argparse.ArgumentParser) -> None:
     """Give a command Hydra's option for a folder of a user's own choices, as overrides that do so (none or one)."""
     parser.add_argument(
         "--config-dir",
-        type=lambda folder: [f"hydra.searchpath=[{quoted(f'file://{Path(folder).expanduser().absolute()}')}]"],
+        type=_search_path,
         default=[],
         metavar="FOLDER",
         help="with choices of your own, laid out as conf/ is",
     )
+
+
+def _search_path(folder: str) -> list[str]:
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {folder}")
+    return [f"hydra.searchpath=[{quoted(f'file://{path.absolute()}')}]"]
 
 
 def wants_traceback() -> bool:
@@ -594,10 +626,7 @@ def explain(error: BaseException, config_dir: Path, config_name: str, overrides:
             where = f"{match_file[0]}: " if (match_file := re.match(r"In '[^']+'", str(error))) else ""
             return where + unknown_key(match[1], _known_keys(match[1], config_dir, config_name, overrides))
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override!r} is no override: write KEY=VALUE or GROUP=CHOICE, without spaces around the sign, and "
-            "a text with other signs than letters, digits and ._-/ in two pairs of quotes: 'KEY=\"a, b\"'."
-        )
+        return _refused_override(str(error.override))
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         return str(error.__cause__)  # Hydra's own text repeats it
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -606,11 +635,24 @@ def explain(error: BaseException, config_dir: Path, config_name: str, overrides:
     return None
 
 
+def _refused_override(word: str) -> str:
+    key, separator, value = word.partition("=")
+    if separator and re.fullmatch(r"\+{0,2}[A-Za-z_][A-Za-z0-9_./@:-]*", key):
+        return (
+            f"The value in {word} cannot be read: its brackets and quotes must be balanced. If it is a text, write "
+            f"{shlex.quote(f'{key}={quoted(value)}')}"
+        )
+    return f"{word!r} is no override: write KEY=VALUE or GROUP=CHOICE, without spaces around the sign."
+
+
 def _known_keys(key: str, config_dir: Path, config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Every key under the choices of groups on the command line: Hydra's for one of Hydra's, else ours."""
     of_hydra = key.startswith("hydra.")
     words = [word for word in overrides if re.fullmatch(r"[\w/]+=[\w/]+", word)]
-    choices = [word for word in words if (config_dir / word.replace("=", "/")).with_suffix(".yaml").is_file()]
+    config_dirs = _config_dirs(config_dir, overrides)
+    choices = [word for word in words if word.partition("=")[2] in choices_of(word.partition("=")[0], config_dirs)]
+    further = [quoted(f"file://{folder.expanduser().absolute()}") for folder in config_dirs[1:]]
+    choices += [f"hydra.searchpath=[{','.join(further)}]"] if further else []
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         try:
             composed = hydra.compose(config_name, choices, return_hydra_config=of_hydra)

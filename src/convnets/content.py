@@ -42,7 +42,7 @@ LATER_KEYS: Mapping[str, Any] = {
     "computation": 1,
 }
 # Values that mean the same as none at all.
-NO_VALUE: Mapping[str, Any] = {"trainer.accelerator": "auto", "optimizer.fused": False}
+NO_VALUE: Mapping[str, Any] = {"trainer.accelerator": "auto", "optimizer.fused": False, "schedule.monitor": "val/loss"}
 LIMITS = tuple(f"trainer.limit_{stage}_batches" for stage in ("train", "val", "test"))  # where 1 is no share
 
 
@@ -67,6 +67,8 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("trainer.accelerator") == "cpu":
         values.pop("trainer.sync_batchnorm", None)
         values.pop("trainer.matmul_precision", None)
+    if values.get("schedule.interval") == _usual_interval(values):
+        del values["schedule.interval"]
     if values.get("model._target_") == "convnets.networks.ResNeXt18" and values.get("model.num_groups") == 32:
         del values["model.num_groups"]  # its default
     return values
@@ -92,6 +94,12 @@ def meanings(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flat.items()
         if not is_part_of(key, NOT_CONTENT) and key.rpartition(".")[2] != "_partial_"
     }
+
+
+def _usual_interval(values: Mapping[str, Any]) -> str:
+    """What a scheduler's step is where its file does not say; see `convnets.schedule`."""
+    by_the_step = str(values.get("schedule._target_")).rpartition(".")[2] in ("OneCycleLR", "CyclicLR")
+    return "step" if "schedule.steps_argument" in values or by_the_step else "epoch"
 
 
 def changing_callbacks(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,6 +138,15 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
 
 def _same(x: Any, y: Any) -> bool:
     return json.dumps(x, sort_keys=True) == json.dumps(y, sort_keys=True)  # where true is not 1
+
+
+def to_compose_again(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices of groups and the keys that compose the configuration, as far as they decide its result."""
+    choices = {"model": config["model"]["name"], **config.get("choices", {})}
+    kept = [group for group in choices if group in config and (group != "callbacks" or changing_callbacks(config))]
+    meant = meanings(config)
+    changes = [key for key in config.get("changes", ()) if key != "init.weights"]
+    return {group: choices[group] for group in kept if choices[group]} | {key: meant[key] for key in changes}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -21,8 +21,8 @@ def find_run(run: str | Path) -> Path:
     text = str(run)
     if not text:
         raise RunFolderError(f"The name of a run is empty. {RUN_IS}")
-    if Path(run).is_dir():
-        return Path(run)
+    if (folder := Path(run).expanduser()).is_dir():
+        return folder
     folders = [path.parent for path in (*outputs.glob("runs/*/config.yaml"), *outputs.glob("sweeps/*/*/config.yaml"))]
     if text == "latest":
         if not folders:

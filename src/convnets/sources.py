@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 RECORD = "code.json"  # in a run's folder
 
 # What every training goes through here, beside what its configuration calls.
-ALWAYS = ("convnets.classifier", "convnets.building", "convnets.callbacks.steps", "convnets.callbacks.initialization")
+ALWAYS = tuple(
+    f"convnets.{name}"
+    for name in ("building", "callbacks.initialization", "callbacks.steps", "classifier", "networks.lazy", "schedule")
+)
 PARTS = ("model", "data", "optimizer", "schedule", "init")
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 # Of released packages a result records the version.

@@ -19,7 +19,7 @@ from convnets.content import content, is_part_of
 from convnets.sources import check_code
 
 # Overrides that change no result, and so not a sweep's name.
-NOT_IN_NAMES = ("sweep_name", "ignore_code_changes", "logger", "launcher", "checkpoint", "data.dir")
+NOT_IN_NAMES = ("sweep_name", "ignore_code_changes", "callbacks", "logger", "launcher", "checkpoint", "data.dir")
 # Content that does not change how long a run takes, or hardly.
 NOT_IN_DURATION = ("seed", "data.seed", "data.split_seed", "data.holdout", "model.lr", "optimizer", "schedule", "init")
 
@@ -78,10 +78,15 @@ def finished_file(root: DictConfig) -> str:
     return "result.json"
 
 
+def report_command(sweep_dir: str) -> str:
+    """What ranks a sweep's runs."""
+    return script("report", typed(Path(sweep_dir)))
+
+
 # Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("finished_file", lambda *, _root_: finished_file(_root_), replace=True)
-OmegaConf.register_new_resolver("report_command", lambda folder: script("report", typed(Path(folder))), replace=True)
+OmegaConf.register_new_resolver("report_command", report_command, replace=True)
 OmegaConf.register_new_resolver("known_seconds", lambda *, _root_: known_seconds(_root_), replace=True)
 
 

@@ -49,7 +49,7 @@ from convnets.configuration import (
     ConfigurationError,
     unknown_key,
 )
-from convnets.content import changing_callbacks, content, content_hash, flatten
+from convnets.content import changing_callbacks, content, content_hash, flatten, to_compose_again
 from convnets.runs import Run, RunFolderError
 from convnets.schedule import plans_steps
 
@@ -110,7 +110,9 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
     """
     config = run.config
     before = content(config)
-    from_weights = script("train", override("init.from_run", str(run)))
+    words = [override(key, value) for key, value in to_compose_again(config).items()]
+    from_weights = script("train", *words, override("init.from_run", str(run)))
+    rate = config.model.get("lr")
     for change in changes:
         key, separator, value = change.partition("=")
         if not separator:
@@ -128,11 +130,13 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
         OmegaConf.update(config, key, parsed)
     after = content(config)
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    if config.model.get("lr") != rate:  # which gave the optimizer its own when the run began
+        changed.append("model.lr")
     if other := [key for key in changed if key != "trainer.max_epochs"]:
         why = "is what its checkpoints count in" if other[0] == "steps_per_execution" else "decides what is learned"
         raise ConfigurationError(
             f"{other[0]} {why}, so {run} cannot go on with another. To start a new run from its "
-            f"weights: {from_weights} {override(other[0], after.get(other[0]))}"
+            f"weights: {from_weights} {override(other[0], OmegaConf.select(config, other[0]))}"
         )
     if not changed:
         return config

@@ -135,7 +135,8 @@ def test_the_summary_holds_hyperparameters_with_the_final_metrics(run):
     assert set(values) < names
     assert {info.name for info in columns.hparam_infos if info.differs} == {*FIRST_COLUMNS}
     assert "trainer.gradient_clip_val" in names  # null here, but a column for runs where it is not
-    assert not [name for name in names if "callbacks" in name or "logger" in name]
+    assert [name for name in names if "callbacks" in name or "logger" in name] == ["callbacks"]
+    assert "callbacks" not in values  # which only watch
 
 
 def test_the_summary_holds_configuration_versions_command_and_layers(run):

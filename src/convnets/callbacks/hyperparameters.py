@@ -58,6 +58,9 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     choices = {"model": config["model"]["name"], **config.get("choices", {})}
     config = {**config, "callbacks": changing_callbacks(config)}
+    if not config["callbacks"]:
+        choices.pop("callbacks", None)
+        del config["callbacks"]
     found = {group: choices[group] for group in GROUPS if choices.get(group) is not None}
     plain = {key: str(value) if isinstance(value, (list, dict)) else value for key, value in flatten(config).items()}
     return {**found, **{key: value for key, value in plain.items() if _is_column(key)}}

@@ -3,6 +3,8 @@
 Hydra imports this module whenever a program starts, so Optuna is imported only when a search begins.
 """
 
+import shlex
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-INSTALLATION = "pip install hydra-optuna-sweeper==1.3.0 optuna==2.10.1 sqlalchemy==1.4.54 alembic==1.13.3"
+PACKAGES = ("hydra-optuna-sweeper==1.3.0", "optuna==2.10.1", "sqlalchemy==1.4.54", "alembic==1.13.3")
 
 
 @dataclass
@@ -56,7 +58,8 @@ class OptunaSearch(Sweeper):
             from hydra_plugins.optuna_search._search import Search
         except ImportError as error:
             raise SearchError(
-                f"hydra/sweeper=optuna_search needs packages that are not there ({error}): {INSTALLATION}"
+                f"hydra/sweeper=optuna_search needs packages that are not there ({error}): "
+                f"{shlex.quote(sys.executable)} -m pip install {' '.join(PACKAGES)}"
             ) from error
         self.search = Search(**self.options)
         self.search.setup(hydra_context=hydra_context, task_function=task_function, config=config)
