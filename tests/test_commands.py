@@ -110,10 +110,11 @@ def test_a_users_choices_are_taken_listed_and_complete(tmp_path, run_script):
     assert "run_name: ünï" in name
 
 
-def test_a_deleted_directory_is_one_line(tmp_path):
-    program = (
-        f"mkdir gone && cd gone && rmdir ../gone && {shlex.join([sys.executable, str(ROOT / 'scripts/evaluate.py')])} x"
-    )
+@pytest.mark.parametrize("words", ["evaluate.py x", "report.py", "benchmark.py --quick", "train.py"])
+def test_a_deleted_directory_is_one_line(tmp_path, words):
+    script, *arguments = words.split()
+    command = shlex.join([sys.executable, str(ROOT / "scripts" / script), *arguments])
+    program = f"mkdir gone && cd gone && rmdir ../gone && {command}"
     finished = subprocess.run(program, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert finished.stderr.splitlines()[-1] == "The current directory was deleted: change to another."
     assert "Traceback" not in finished.stderr
