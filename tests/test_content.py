@@ -61,7 +61,7 @@ def test_the_same_value_written_otherwise_is_the_same_content_for_every_key(comp
 def test_any_other_value_is_other_content_for_every_key(compose, choice):
     """But for keys that only name, that follow another, or decide nothing where they stand."""
     config = as_plain(compose("data.holdout=100", "trainer.devices=2", choice))
-    follow = ("model.lr", "optimizer.lr", "schedule.max_lr", "computation")
+    follow = ("model.lr", "optimizer.lr", "schedule.max_lr", "computation", "data.dir")
     for key, value in flatten(config).items():
         if is_part_of(key, (*NOT_CONTENT, *follow, "callbacks")) or key.endswith("._partial_"):
             continue
@@ -133,6 +133,18 @@ def test_what_decides_nothing_where_it_stands_makes_no_other_run(ours, theirs):
     )
 
 
+def test_what_was_trained_is_found_however_it_is_written_now(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = compose_and_name(CONF, "train", ["optimizer=momentum"])[1]
+    (tmp_path / "outputs" / "runs" / name).mkdir(parents=True)
+    with hydra_context():
+        for words in (["optimizer=momentum"], ["optimizer.momentum=0.9"], ["optimizer=momentum", "data.split_seed=4"]):
+            root = hydra_compose("train", words, return_hydra_config=True)
+            assert root.hydra.run.dir == f"outputs/runs/{name}"
+        other = hydra_compose("train", ["optimizer.momentum=0.8"], return_hydra_config=True)
+        assert not other.hydra.run.dir.startswith(f"outputs/runs/{name}")
+
+
 @pytest.mark.parametrize(("ours", "theirs"), OTHER)
 def test_what_decides_something_makes_another_run(ours, theirs):
     assert compose_and_name(CONF, "train", ours)[1] != compose_and_name(CONF, "train", theirs)[1]
@@ -173,6 +185,17 @@ def test_differences_give_the_value_of_both_also_where_it_is_a_default(compose):
     del older["model"]["activation"]  # a run from before there was the key
     assert differences(relu, older) == {"model.activation": ("relu", "sigmoid")}
     assert content(older) == content(sigmoid)
+
+
+def test_the_folder_of_images_is_content_where_nobody_verifies_them(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def of(target, folder):
+        return content({"data": {"_target_": target, "dir": folder}})
+
+    assert of("convnets.data.FashionMNISTDataModule", "/a") == of("convnets.data.FashionMNISTDataModule", "/b")
+    assert of("mine.Photos", "/a") != of("mine.Photos", "/b")
+    assert of("mine.Photos", str(tmp_path / "a")) == of("mine.Photos", "a") == of("mine.Photos", f"{tmp_path}/a/")
 
 
 @pytest.mark.parametrize("spelling", ["{}", "{}/", "{}/../first"])

@@ -158,6 +158,14 @@ def test_one_configuration_by_different_code_is_two_rows(make_run, tmp_path):
     ]
 
 
+def test_an_unfinished_run_is_of_no_other_code(make_run, tmp_path):
+    path = make_run("seed=0", accuracy=0.7)
+    (path / "code.json").write_text(json.dumps({"modules": {"convnets.networks.lenet": "a"}}))
+    make_run("seed=1", state="failed")
+    (board,) = build_leaderboard(read_all(tmp_path)).boards
+    assert labels(board) == ["lenet"]
+
+
 def test_what_was_not_validated_on_the_same_images_is_never_ranked_together(make_run, tmp_path):
     for seed in (0, 1):
         make_run(f"seed={seed}", accuracy=0.9)

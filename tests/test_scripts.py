@@ -3,7 +3,35 @@ import subprocess
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 from support.repository import CONF, ROOT
+
+from convnets.sources import record_code
+
+
+def planned(run_script, *words):
+    quick = ["data=fashion_mnist_sample", "trainer=smoke", "hydra.launcher.dry_run=true", "sweep_name=s"]
+    finished = run_script("train.py", "-m", *quick, *words)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_jobs_that_train_the_same_thing_are_one(run_script):
+    for same in (["data.split_seed=0,1"], ["optimizer=sgd,momentum", "optimizer.momentum=0.9"], ["model.lr=1,1.0"]):
+        assert "outputs/sweeps/s: 1 job, 1 to do" in planned(run_script, *same)
+    assert "outputs/sweeps/s: 2 jobs, 2 to do" in planned(run_script, "data.split_seed=0,1", "data.holdout=100")
+
+
+def test_a_job_is_done_before_only_where_its_own_configuration_was(run_script, compose, tmp_path):
+    run = tmp_path / "outputs" / "sweeps" / "s" / "x"
+    (run.parent / "logs").mkdir(parents=True)
+    config = compose("data=fashion_mnist_sample", "trainer=smoke", "run_name=x")
+    OmegaConf.save(config, (run.mkdir() or run) / "config.yaml")
+    record_code(run, config, goes_on=False)
+    (run / "result.json").write_text("{}")
+    (run.parent / "logs" / "x.return.json").write_text("0.1")
+    assert "1 job, 0 to do" in planned(run_script, "run_name=x", "model.lr=0.1")
+    assert "1 job, 1 to do" in planned(run_script, "run_name=x", "model.lr=0.2")
 
 
 def test_help_shows_every_group_and_six_examples(run_script):

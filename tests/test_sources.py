@@ -72,6 +72,12 @@ def test_other_code_never_gets_the_old_result_and_is_named(mine, tmp_path, chang
         train_again(extend(run, []), run.path)
     accepted = train_again(extend(run, ["ignore_code_changes=true"]), run.path)
     assert accepted["metrics"] == first["metrics"]  # finished, or with no step to go
+    for again in (config, run.config):  # the difference was ignored for that once
+        with pytest.raises(RunFolderError, match=said):
+            train_again(again, run.path)
+    with pytest.raises(RunFolderError, match=said):
+        extend(run, ["trainer.max_epochs=2"])
+    assert run.result == accepted  # which a refused extension leaves
     record = json.loads((run.path / "code.json").read_text())
     assert ("earlier" in record) is unfinished
 

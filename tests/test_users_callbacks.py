@@ -1,15 +1,17 @@
 """Callbacks of Lightning that a user's own file adds: they change what is learned, and the report stays true."""
 
+import itertools
 import json
 
 import pytest
 from omegaconf import OmegaConf
 
+from convnets.configuration import ConfigurationError
 from convnets.evaluation import evaluate
 from convnets.leaderboard import build_leaderboard
 from convnets.records import read_run
 from convnets.runs import Run
-from convnets.training import train
+from convnets.training import extend, train
 
 LIGHTNING = "lightning.pytorch.callbacks"
 STOP = {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "val/loss", "patience": 1, "min_delta": 100.0}
@@ -34,8 +36,13 @@ def with_callback(config, item):
     return changed
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", CALLBACKS)
+AVERAGES = ("moving average", "average over epochs")
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [*((name, "lenet") for name in CALLBACKS), *itertools.product(AVERAGES, ("held out", "batch norm"))],
+)
 def test_what_is_reported_is_what_the_saved_weights_give(small, tmp_path, name, way):
     config = with_callback(small(*WAYS[way]), CALLBACKS[name])
     result = train(config, tmp_path / "run")
@@ -43,6 +50,27 @@ def test_what_is_reported_is_what_the_saved_weights_give(small, tmp_path, name, 
     evaluation = evaluate(run, "val")
     assert evaluation["accuracy"] == result["metrics"]["val/accuracy"]
     assert evaluation["loss"] == pytest.approx(result["metrics"]["val/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [*((name, "lenet") for name in CALLBACKS), ("average over epochs", "batch norm")]
+)
+def test_a_run_cut_off_after_its_last_epoch_ends_as_if_it_had_not_been(small, tmp_path, name, way):
+    config = with_callback(small(*WAYS[way], "checkpoint.keep=true"), CALLBACKS[name])
+    first = train(config, tmp_path / "run")
+    weights = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    (tmp_path / "run" / "result.json").unlink()
+    assert train(config, tmp_path / "run")["metrics"] == first["metrics"]
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == weights
+
+
+def test_epochs_are_not_added_to_an_average_planned_for_fewer(small, tmp_path):
+    config = with_callback(small("checkpoint.keep=true"), CALLBACKS["average over epochs"])
+    train(config, tmp_path / "run")
+    run = Run(tmp_path / "run", trust=[CALLBACKS["average over epochs"]["_target_"]])
+    with pytest.raises(ConfigurationError, match=r"The callback mine of .* may have been planned for 3 epochs"):
+        extend(run, ["trainer.max_epochs=6"])
+    assert run.result
 
 
 def test_the_average_is_not_the_last_epochs_weights(small, tmp_path):

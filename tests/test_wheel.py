@@ -25,7 +25,7 @@ def installed(tmp_path_factory):
     zipfile.ZipFile(wheel).extractall(unpacked)
     (unpacked / "sitecustomize.py").write_text(  # an editable install names the checkout in site-packages
         "import os, sys\n"
-        f"others = lambda path: path != {str(unpacked)!r} and os.path.isdir(os.path.join(path, 'convnets'))\n"
+        f"others = lambda path: path != {str(unpacked)!r} and os.path.isfile(path + '/convnets/__init__.py')\n"
         "sys.path = [path for path in sys.path if not others(path)]\n"
     )
 

@@ -63,7 +63,7 @@ def serve(folders: Sequence[Path], num_runs: int, port: int | None = None) -> in
     """
     with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryDirectory() as links:
         process = subprocess.Popen(
-            command(log_folder(folders, Path(links)), port),
+            command(log_folder(folders, Path(links).resolve()), port),
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,

@@ -181,7 +181,11 @@ def build_trainer(
     if options["precision"] == "16-mixed" and not on_gpu:
         raise ConfigurationError("trainer.precision=16-mixed needs a GPU: set bf16-mixed or 32-true.")
     with refusals_explained():
-        weights = [] if config.init.from_run is None else [WeightsFromRun(find_run(config.init.from_run))]
+        weights = (
+            []
+            if config.init.from_run is None
+            else [WeightsFromRun(find_run(config.init.from_run), config.init.get("weights"))]
+        )
     method = OmegaConf.create({key: value for key, value in config.init.items() if key not in ("from_run", "weights")})
     callbacks = [
         *weights,

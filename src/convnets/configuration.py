@@ -7,7 +7,6 @@ import argparse
 import difflib
 import errno
 import functools
-import hashlib
 import math
 import os
 import re
@@ -37,6 +36,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from convnets.atomic import file_digest
 from convnets.commands import CONFIG_DIR, installation, nearest_name, quoted, script
 from convnets.content import COMPUTATION, NOT_RECIPE, changing_callbacks, content_hash, differences, flatten
 from convnets.finding import find_run
@@ -175,6 +175,7 @@ PATHS = (
     "hydra.sweep.dir",
 )
 
+RUNS_DIR = Path("outputs/runs")  # as in conf/train.yaml
 EXTRAS = {"hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm"}  # what installs them
 GROUPS = ("model", "data", "optimizer", "schedule", "init", "callbacks")  # of conf/, whose choice names a run
 GROUPS_NAMED_IN_FOLDERS = ("data", "optimizer", "schedule", "init", "trainer")
@@ -444,8 +445,7 @@ def _weights_to_start_from(run: str) -> dict[str, str]:
         raise ConfigurationError(f"init.from_run={run}: {error}") from None
     path = folder / "weights.safetensors"
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        digest = file_digest(path)
     except OSError:
         raise ConfigurationError(
             f"init.from_run={run} has no {path.name}: give the folder of a finished run."
@@ -454,7 +454,13 @@ def _weights_to_start_from(run: str) -> dict[str, str]:
 
 
 def _run_folder(*, _root_: DictConfig) -> str:
-    return folder_name(_root_)
+    """The name of a run's folder: an existing one's with the same content, however that was written, or a new one."""
+    config, name = prepare(_root_)
+    in_sweep = not OmegaConf.is_missing(_root_.hydra.job, "num")
+    parent = Path(_root_.hydra.sweep.dir) if in_sweep else RUNS_DIR
+    if config["run_name"] is None:
+        name = next((path.name for path in sorted(parent.glob(f"*-{name.rpartition('-')[2]}"))), name)
+    return name
 
 
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)

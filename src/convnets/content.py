@@ -7,6 +7,7 @@ their values were written.
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -18,7 +19,7 @@ COMPUTATION = 1
 # What does not decide a run's result: names, places, and what the configuration says about itself.
 NOT_CONTENT = (
     *("run_name", "sweep_name", "ignore_code_changes", "choices", "changes", "expected"),
-    *("checkpoint", "logger", "data.dir", "data.device", "model.name", "model.image_size"),
+    *("checkpoint", "logger", "data.device", "model.name", "model.image_size"),
 )
 # Callbacks that only watch. Any other may stop, average or change a training, so what it is given is content.
 WATCHERS = frozenset(
@@ -43,6 +44,8 @@ LATER_KEYS: Mapping[str, Any] = {
 }
 # Values that mean the same as none at all.
 NO_VALUE: Mapping[str, Any] = {"trainer.accelerator": "auto", "optimizer.fused": False, "schedule.monitor": "val/loss"}
+# Data sets whose bytes are verified: where these lie decides nothing. Of any other set the folder is content.
+VERIFIED = ("convnets.data.FashionMNISTDataModule", "convnets.data.FashionMNISTSampleDataModule")
 LIMITS = tuple(f"trainer.limit_{stage}_batches" for stage in ("train", "val", "test"))  # where 1 is no share
 
 
@@ -87,6 +90,10 @@ def meanings(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in rates:
         if key in flat:
             flat["model.lr"] = flat.pop(key)
+    if flat.get("data._target_") in VERIFIED:
+        flat.pop("data.dir", None)
+    elif isinstance(folder := flat.get("data.dir"), str):
+        flat["data.dir"] = str(Path(folder).expanduser().absolute())
     if flat.get("init.weights") is not None:  # the weights' checksum says more than where they are
         flat.pop("init.from_run", None)
     return {
@@ -145,8 +152,9 @@ def to_compose_again(config: Mapping[str, Any]) -> dict[str, Any]:
     choices = {"model": config["model"]["name"], **config.get("choices", {})}
     kept = [group for group in choices if group in config and (group != "callbacks" or changing_callbacks(config))]
     meant = meanings(config)
-    changes = [key for key in config.get("changes", ()) if key != "init.weights"]
-    return {group: choices[group] for group in kept if choices[group]} | {key: meant[key] for key in changes}
+    changes = {key: meant[key] for key in config.get("changes", ()) if key in meant and key != "init.weights"}
+    switched_off = {f"callbacks.{name}": None for name, item in config.get("callbacks", {}).items() if not item}
+    return {group: choices[group] for group in kept if choices[group]} | changes | switched_off
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -137,7 +137,8 @@ def validation_images(run: RunRecord, metric: str = "val/accuracy") -> str:
         text += f" (split_seed={run.config['data.split_seed']})" if run.config.get("data.split_seed") else ""
     else:
         text = "held-out training images"
-    if limit := run.config.get(f"trainer.limit_{stage}_batches"):
+    limit = run.config.get(f"trainer.limit_{stage}_batches")
+    if limit is not None and not (isinstance(limit, float) and limit == 1):
         text += f", only {limit} batches of {run.config.get('data.batch_size')}"
     data = run.settings["data"] or run.config.get("data._target_")
     return text if data == "fashion_mnist" else f"{text} of {data}"
@@ -146,7 +147,7 @@ def validation_images(run: RunRecord, metric: str = "val/accuracy") -> str:
 def swept_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     """As few keys as tell all settings apart, groups first: what follows from another key is left out."""
     distinct = list({json.dumps(each, sort_keys=True): each for each in settings}.values())
-    candidates = [*GROUPS, *sorted({key for each in distinct for key in each if key not in GROUPS})]
+    candidates = [*GROUPS, *sorted({key for each in distinct for key in each if key not in GROUPS}, key=_code_last)]
     swept: list[str] = []
     told_apart = [0] * len(distinct)
     for key in candidates:
@@ -159,6 +160,10 @@ def swept_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
             swept.append(key)
             told_apart = refined
     return swept
+
+
+def _code_last(key: str) -> tuple[bool, str]:
+    return key == "code", key
 
 
 def naming_keys(runs: Iterable[RunRecord]) -> list[str]:
@@ -189,9 +194,13 @@ def _chosen_alike(runs: Sequence[RunRecord]) -> list[RunRecord]:
     alike = []
     for same in _groups_of(runs, lambda run: run.recipe).values():
         choices = {group: same[0].settings.get(group) for group in GROUPS}
-        codes = {run.path: hashlib.sha256(json.dumps(run.code).encode()).hexdigest()[:6] for run in same}
+        codes = {
+            run.path: hashlib.sha256(json.dumps(run.code).encode()).hexdigest()[:6]
+            for run in same
+            if run.code and run.state == "done"
+        }
         for run in same:
-            code = {"code": codes[run.path]} if len({*codes.values()}) > 1 else {}
+            code = {"code": codes[run.path]} if run.path in codes and len({*codes.values()}) > 1 else {}
             alike.append(replace(run, settings={**run.settings, **choices, **code}, changes=same[0].changes))
     return alike
 

@@ -21,8 +21,8 @@ from convnets.atomic import write_atomically
 from convnets.building import build_classifier, build_datamodule
 from convnets.classifier import Classifier
 from convnets.commands import removal, script, shown, typed
-from convnets.configuration import check_targets
-from convnets.content import LATER_KEYS, differences
+from convnets.configuration import check_targets, shipped_targets
+from convnets.content import LATER_KEYS, differences, flatten
 from convnets.finding import find_run
 from convnets.folder import FINISHED_FILES, RunFolderError, locked, now, read_json
 from convnets.sources import changed_sources, check_code, record_code
@@ -140,7 +140,10 @@ class Run:
 
     def resume_command(self) -> str:
         """What goes on with the run."""
-        return script("resume", typed(self.path))
+        known = shipped_targets()
+        targets = [value for key, value in flatten(self._stored_config()).items() if key.endswith("._target_")]
+        trust = [word for name in targets if name is not None and name not in known for word in ("--trust", str(name))]
+        return script("resume", typed(self.path), *trust)
 
     def is_complete(self) -> bool:
         """Whether everything is there that a finished run leaves."""
@@ -179,7 +182,7 @@ class Run:
         if epoch is None:  # what an attempt left that did not reach its first checkpoint
             for path in [self.path / "metrics.csv", *self.path.glob("events.out.tfevents.*")]:
                 path.unlink(missing_ok=True)
-        self.save_config(config)
+        self.save_config({**config, "ignore_code_changes": False})  # which is for this once
         record_code(self.path, config, goes_on=epoch is not None)
         status = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
         times = {"started": before.get("started", now()), "resumed": before.get("resumed", -1) + 1 if before else 0}
@@ -207,7 +210,7 @@ class Run:
         if not self.result:
             write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
         if self.status.get("state") != "done":
-            self.set_status("done")
+            self.set_status("done", metrics=result["metrics"])  # of the weights that were chosen
         if not keep_checkpoints:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 

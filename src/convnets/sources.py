@@ -56,18 +56,23 @@ def training_sources(config: Mapping[str, Any]) -> dict[str, str]:
 def record_code(run_dir: Path, config: Mapping[str, Any], goes_on: bool) -> None:
     """Write code.json: the modules of a run's training with their digests, and those of an earlier part of it."""
     record: dict[str, Any] = {"modules": training_sources(config)}
-    before = read_json(run_dir / RECORD) if goes_on else {}
-    if before and before["modules"] != record["modules"]:
-        record["earlier"] = [*before.get("earlier", []), before["modules"]]
-    elif "earlier" in before:
-        record["earlier"] = before["earlier"]
+    if goes_on:
+        before = read_json(run_dir / RECORD)
+        others = [modules for modules in _parts(before) if modules != record["modules"]]
+        record |= {"earlier": others} if others else {}
     write_atomically(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def changed_sources(run_dir: Path, config: Mapping[str, Any]) -> list[str]:
     """The modules whose code is not that by which the run in the folder was trained."""
-    current, recorded = training_sources(config), read_json(run_dir / RECORD).get("modules", {})
-    return [name for name in sorted({*recorded, *current}) if recorded.get(name) != current.get(name)]
+    current, recorded = training_sources(config), _parts(read_json(run_dir / RECORD))
+    names = sorted({*current, *(name for part in recorded for name in part)})
+    return [name for name in names if any(part.get(name) != current.get(name) for part in recorded)]
+
+
+def _parts(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The modules of each part of a training, each by other code; nothing is known of one without a record."""
+    return [*record.get("earlier", []), record.get("modules", {})]
 
 
 def check_code(run_dir: Path, config: Mapping[str, Any]) -> None:
@@ -84,7 +89,7 @@ def check_code(run_dir: Path, config: Mapping[str, Any]) -> None:
         return
     raise RunFolderError(
         f"{shown(run_dir)} is of other code than there is now: {what}. To train by this code, beside it: add "
-        "run_name=NAME (for a sweep: sweep_name=NAME); in its place: "
+        "run_name=NAME to train.py's command (of a sweep: sweep_name=NAME); in its place: "
         f"{removal(run_dir)}. Where the difference does not matter: add ignore_code_changes=true."
     )
 

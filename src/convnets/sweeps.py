@@ -14,8 +14,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from convnets.commands import script, typed
-from convnets.configuration import ConfigurationError, resolve
-from convnets.content import content, is_part_of
+from convnets.configuration import ConfigurationError, prepare, resolve
+from convnets.content import content, content_hash, differences, is_part_of
 from convnets.sources import check_code
 
 # Overrides that change no result, and so not a sweep's name.
@@ -65,8 +65,10 @@ def _finished_runs() -> list[tuple[dict[str, Any], float]]:
     return found
 
 
-def finished_file(root: DictConfig) -> str:
-    """The file that says that a job was done before; asked for a job, refuse a run of other code than there is now.
+def finished_file(root: DictConfig) -> str | None:
+    """The file that says that a job was done before; None where its folder holds a run of another configuration.
+
+    Asked for a job, refuse a run of other code than there is now.
 
     Raises:
         RunFolderError: see `check_code`.
@@ -74,8 +76,16 @@ def finished_file(root: DictConfig) -> str:
     if not OmegaConf.is_missing(root.hydra.job, "num"):
         folder = Path(root.hydra.sweep.dir) / root.hydra.sweep.subdir
         if (folder / "result.json").exists():
-            check_code(folder, resolve(root))
+            config, _ = prepare(root)
+            if differences(yaml.load((folder / "config.yaml").read_text(), yaml.CSafeLoader), config):
+                return None
+            check_code(folder, config)
     return "result.json"
+
+
+def run_content(root: DictConfig) -> str | None:
+    """What is the same for jobs that train the same thing; None where it is no job's configuration."""
+    return None if OmegaConf.is_missing(root.hydra.job, "num") else content_hash(prepare(root)[0])
 
 
 def report_command(sweep_dir: str) -> str:
@@ -85,6 +95,7 @@ def report_command(sweep_dir: str) -> str:
 
 # Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_content", lambda *, _root_: run_content(_root_), replace=True)
 OmegaConf.register_new_resolver("finished_file", lambda *, _root_: finished_file(_root_), replace=True)
 OmegaConf.register_new_resolver("report_command", report_command, replace=True)
 OmegaConf.register_new_resolver("known_seconds", lambda *, _root_: known_seconds(_root_), replace=True)

@@ -52,10 +52,12 @@ from convnets.configuration import (
 from convnets.content import changing_callbacks, content, content_hash, flatten, to_compose_again
 from convnets.runs import Run, RunFolderError
 from convnets.schedule import plans_steps
+from convnets.sources import check_code
 
 log = logging.getLogger(__name__)
 
 PACKAGES_THAT_MATTER = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics")
+GROWING = ("lightning.pytorch.callbacks.EarlyStopping",)  # callbacks that do the same whatever the number of epochs
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
@@ -112,7 +114,7 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
     before = content(config)
     words = [override(key, value) for key, value in to_compose_again(config).items()]
     from_weights = script("train", *words, override("init.from_run", str(run)))
-    rate = config.model.get("lr")
+    not_followed = {key: OmegaConf.select(config, key) for key in ("model.lr", "init.from_run")}  # since it began
     for change in changes:
         key, separator, value = change.partition("=")
         if not separator:
@@ -130,8 +132,7 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
         OmegaConf.update(config, key, parsed)
     after = content(config)
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    if config.model.get("lr") != rate:  # which gave the optimizer its own when the run began
-        changed.append("model.lr")
+    changed += [key for key, value in not_followed.items() if OmegaConf.select(config, key) != value]
     if other := [key for key in changed if key != "trainer.max_epochs"]:
         why = "is what its checkpoints count in" if other[0] == "steps_per_execution" else "decides what is learned"
         raise ConfigurationError(
@@ -150,7 +151,13 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
             f"The learning rate of {run} was planned for {epochs} epochs ({before['schedule._target_']}), and there is "
             f"none for more. To start a new run from its weights: {from_weights}"
         )
+    if averaging := [name for name, item in changing_callbacks(config).items() if item["_target_"] not in GROWING]:
+        raise ConfigurationError(
+            f"The callback {averaging[0]} of {run} may have been planned for {epochs} epochs, so none can be added. To "
+            f"start a new run from its weights: {from_weights}"
+        )
     with run.locked():
+        check_code(run.path, config)
         if run.result and not (run.path / "checkpoints" / "last.ckpt").exists():
             raise RunFolderError(
                 f"{run} is finished, and its checkpoints were removed: it would have to be trained with "
@@ -158,6 +165,7 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
                 f"{from_weights}"
             )
         config.expected = None  # of the recipe that this is no longer
+        config["changes"] = sorted({*config.get("changes", []), "trainer.max_epochs"})
         (run.path / "result.json").unlink(missing_ok=True)
         run.set_status("interrupted")
         run.save_config(config)
@@ -287,6 +295,8 @@ def _fit(
     trainer.fit(classifier, datamodule=datamodule)
     history, checkpoints = History.of(trainer), Checkpoints.of(trainer)
     rows = history.rows
+    if not checkpoints.ended:  # the last epoch was done before, and Lightning passes over the end as well
+        _end_users_callbacks(trainer, classifier)
     final = _with_final_weights(config, trainer, classifier, datamodule, rows[-1])
     chosen = final
     trainer.ckpt_path = None  # or the test would take the last weights from there
@@ -325,6 +335,14 @@ def _fit(
         if isinstance(callback, Dashboard):
             callback.finish(trainer, classifier, OmegaConf.to_container(config), result)  # type: ignore[arg-type]
     return result
+
+
+def _end_users_callbacks(trainer: lightning.Trainer, classifier: Classifier) -> None:
+    """Call the last hook of callbacks that are not ours, in which an average of the weights takes their place."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not type(callback).__module__.startswith("convnets."):
+            with suppress(AttributeError):  # of an average with batch norm, which is there already
+                callback.on_train_end(trainer, classifier)
 
 
 def _with_final_weights(

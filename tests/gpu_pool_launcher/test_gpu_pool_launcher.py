@@ -345,14 +345,14 @@ def test_a_gpu_is_handed_over_in_less_than_half_a_second(tmp_path):
     assert statistics.median(gaps) < 0.5  # others may use the processor meanwhile
 
 
-def test_the_launcher_adds_less_than_fifty_milliseconds_to_a_job(tmp_path):
+def test_the_launcher_adds_less_than_a_tenth_of_a_second_to_a_job(tmp_path):
     """Of the processor, for other tests may run beside this one, and the wait until its end is noticed."""
     num_jobs, measured = 20, []
     for _ in range(3):
         before = os.times()
         Pool(Slots([]), os.environ).run(shell_jobs(tmp_path, ["true"] * num_jobs), lambda notice: None)
         measured.append((sum(os.times()[:4]) - sum(before[:4])) / num_jobs)
-    assert min(measured) + POLL_SECONDS < 0.05
+    assert min(measured) + POLL_SECONDS < 0.1
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import torch
@@ -27,21 +28,24 @@ RECIPES = {
 }
 
 
+def sha256(tensor):
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
 def exact():
     """Integers, orders and bytes, which are the same everywhere."""
     from convnets.data import FashionMNISTSampleDataModule
-    from convnets.data.preprocessing import shift_flip
-    from convnets.data.sampling import BatchSampler, derive_seed, stratified_split
+    from convnets.data.sampling import BatchSampler, derive_seed
 
     def first_batch(seed, epoch):
         return next(iter(BatchSampler(1000, 16, seed, position=lambda: (epoch, 0)))).tolist()
 
     parts = [(), (0,), ("order", 0, 0), ("holdout", 7), ("augment", 1, 0, 2, 3), ("step", 4294967295, 0, 9, 468)]
-    datamodule = FashionMNISTSampleDataModule()
+    datamodule = FashionMNISTSampleDataModule(augment="shift_flip", holdout=20, split_seed=3, seed=2)
     datamodule.setup()
-    train = datamodule.splits["train"]
-    generator = torch.Generator().manual_seed(derive_seed("augment", 0, 0, 0, 0))
-    augmented = shift_flip(train.images[:128], generator)
+    datamodule.trainer = SimpleNamespace(global_rank=0, current_epoch=1)
+    images, labels = datamodule.splits["train"][torch.arange(128)]
+    augmented = datamodule.training_batch((images, labels), 4)[0].mul(255).round().byte()
     return {
         "derive_seed": {repr(each): derive_seed(*each) for each in parts},
         "orders": {
@@ -51,8 +55,8 @@ def exact():
             for seed in (0, 1)
             for epoch in (0, 1)
         },
-        "holdout": stratified_split(train.labels, 20, seed=0)[1].tolist(),
-        "augmented": hashlib.sha256(augmented.contiguous().numpy().tobytes()).hexdigest(),
+        "holdout": [datamodule.splits["val"].labels.tolist(), sha256(datamodule.splits["val"].images)],
+        "augmented": sha256(augmented),
     }
 
 

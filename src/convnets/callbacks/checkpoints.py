@@ -208,6 +208,7 @@ class Checkpoints(Checkpoint):
         self.saving_seconds = 0.0
         self.num_saved = 0
         self._signals = _Signals()
+        self.ended = False  # whether the training came to its end in this process
         self._should_stop = False  # as the checkpoint has it that the training goes on from
         self._saved = 0.0  # when
         self._agreed = 0.0  # when
@@ -271,6 +272,7 @@ class Checkpoints(Checkpoint):
         """Obey signals again."""
         self._signals.release()
         self._leave_if_asked(trainer, self._signals.received)
+        self.ended = True
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from convnets.atomic import file_digest
 from convnets.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -25,13 +26,15 @@ class WeightsFromRun(Callback):
 
     Args:
         run_dir: the other run's folder.
+        digest: of its weights, as this training was named by them; see `convnets.content`.
 
     Raises:
         ValueError: it has no weights.
         NothingInitializedError: it has none that fit.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, digest: str | None = None) -> None:
+        self.digest = digest
         self.path = run_dir / "weights.safetensors"
         if not self.path.is_file():
             raise ValueError(f"init.from_run={run_dir} has no {self.path.name}: give the folder of a finished run.")
@@ -41,6 +44,8 @@ class WeightsFromRun(Callback):
         if stage != "fit" or trainer.ckpt_path is not None:
             return
         assert isinstance(pl_module, Classifier)
+        if self.digest is not None and file_digest(self.path) != self.digest:
+            raise ValueError(f"init.from_run: {self.path} holds other weights than when this run was started from it.")
         theirs, ours = safetensors.torch.load_file(self.path), pl_module.network.state_dict()
         fitting = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
         if not any(value.is_floating_point() for value in fitting.values()):

@@ -37,6 +37,7 @@ class GpuPoolConf:
     progress_file: str | None = None  # JSON in the job's folder: epoch, num_epochs, metrics
     progress_metric: str | None = None  # which of its metrics to show
     done_file: str | None = None  # resolved in each job's configuration; a job in whose folder it is has been done
+    identity: Any = None  # resolved in each job's configuration; jobs of one identity are one job
     estimated_seconds: Any = None  # of a job, resolved in its own configuration; for dry_run
     closing_words: str | None = None  # to be said at the end of a sweep without failures
 
@@ -130,6 +131,7 @@ class GpuPoolLauncher(Launcher):
             subdir = str(config.hydra.sweep.subdir)
             wanted = config.hydra.launcher.gpus_per_job
             done_file = config.hydra.launcher.done_file
+            identity = config.hydra.launcher.identity
             estimated = config.hydra.launcher.estimated_seconds if self.options.dry_run else None
         finally:
             HydraConfig.instance().cfg = before
@@ -155,7 +157,7 @@ class GpuPoolLauncher(Launcher):
             job.state = "done before"
         with open_dict(config):
             hydra_config = config.pop("hydra")
-        return _Prepared(job, overrides, config, hydra_config, return_path, estimated)
+        return _Prepared(job, overrides, config, hydra_config, return_path, estimated, identity or config)
 
     def _command(self, overrides: Sequence[str], folder: Path, return_path: Path) -> list[str]:
         assert self.config is not None
@@ -192,6 +194,7 @@ class _Prepared:
     hydra_config: DictConfig
     return_path: Path
     estimated_seconds: float | None
+    identity: Any
 
     def return_value(self) -> Any:
         """What the job's function returned, as far as JSON knows it."""
@@ -211,9 +214,12 @@ class _Prepared:
 def _without_twins(prepared: Sequence[_Prepared]) -> list[_Prepared]:
     """Leave out jobs with the configuration of an earlier one, which share its process and result."""
     first: dict[Path, _Prepared] = {}
+    known: dict[str, _Prepared] = {}
     for one in prepared:
+        if isinstance(one.identity, str):
+            one.job = known.setdefault(one.identity, one).job
         twin = first.setdefault(one.job.folder, one)
-        if twin.config != one.config:
+        if twin.identity != one.identity:
             raise LaunchError(
                 f"Two jobs would share the folder {one.job.folder}: {' '.join(twin.overrides)}, and "
                 f"{' '.join(one.overrides)}. Choose a hydra.sweep.subdir that tells them apart."
