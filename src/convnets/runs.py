@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +140,10 @@ class Run:
 
     def resume_command(self) -> str:
         """What goes on with the run."""
-        known = shipped_targets()
-        targets = [value for key, value in flatten(self._stored_config()).items() if key.endswith("._target_")]
-        trust = [word for name in targets if name is not None and name not in known for word in ("--trust", str(name))]
+        known, trust = shipped_targets(), []
+        with suppress(RunFolderError):  # of a folder that has vanished
+            targets = [value for key, value in flatten(self._stored_config()).items() if key.endswith("._target_")]
+            trust = [word for name in targets if name not in (*known, None) for word in ("--trust", str(name))]
         return script("resume", typed(self.path), *trust)
 
     def is_complete(self) -> bool:
