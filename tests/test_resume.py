@@ -64,7 +64,10 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(small, tmp_path, way):
     assert everything(tmp_path / "broken") == expected
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+OFTEN = ("StepLR", "OneCycleLR", "SequentialLR by the step", "ReduceLROnPlateau of the training's accuracy")
+
+
+@pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in SCHEDULES])
 def test_any_schedule_goes_on_to_the_same_bits(small, tmp_path, name):
     """Cut off inside epochs and at an epoch's end, and asked to leave in an epoch's last step."""
     config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.max_epochs=4", "trainer.limit_val_batches=1")
