@@ -7,7 +7,7 @@ from pathlib import Path
 
 try:
     from convnets.benchmark.suite import CONTENDERS, MODELS, Benchmark
-    from convnets.configuration import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -18,10 +18,10 @@ def main() -> int:
     """Find the folders, and serve them."""
     arguments = parser.parse_args()
     with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
-        from convnets.board import serve
-        from convnets.commands import script
-        from convnets.folder import RunFolderError
-        from convnets.records import find_folders, find_runs
+        from convnets.configuration.shell import script
+        from convnets.files import RunFolderError
+        from convnets.results.tensorboard_server import serve
+        from convnets.runs.record import find_folders, find_runs
 
         folders = find_folders(arguments.folders) if arguments.folders else [Path("outputs")]
         num_runs = len(find_runs(folders))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -37,9 +37,9 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly, its files written
     with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
-        from convnets.commands import script, shown
-        from convnets.folder import RunFolderError
-        from convnets.records import find_folders, find_runs
+        from convnets.configuration.shell import script, shown
+        from convnets.files import RunFolderError
+        from convnets.runs.record import find_folders, find_runs
 
         folders = find_folders(arguments.folders)
         paths = find_runs(folders)
@@ -47,17 +47,17 @@ def main() -> int:
             where = ", ".join(map(shown, folders)) or "outputs/"
             raise RunFolderError(f"There is no run in {where} yet: {script('train')} makes one.")
         if arguments.prune:
-            from convnets.disk import prune_after_asking
+            from convnets.runs.disk import prune_after_asking
 
             return prune_after_asking(paths, arguments.yes)
         if arguments.disk:
-            from convnets.disk import as_table, weigh
+            from convnets.runs.disk import as_table, weigh
 
             print(as_table([weigh(path) for path in paths]))
             return 0
-        from convnets.leaderboard import build_leaderboard
-        from convnets.records import read_run
-        from convnets.report import FILES, as_markdown, write_report
+        from convnets.results.leaderboard import build_leaderboard
+        from convnets.results.report import FILES, as_markdown, write_report
+        from convnets.runs.record import read_run
 
         by = [key.strip() for key in arguments.by.split(",") if key.strip()]
         leaderboard = build_leaderboard([read_run(path) for path in paths], arguments.metric, by)
@@ -68,7 +68,7 @@ def main() -> int:
         print(as_markdown(leaderboard, title, MOST_ROWS))
         print(f"\nin {shown(to)}: {', '.join(FILES)}")
         if arguments.html:
-            from convnets.page import write_page
+            from convnets.results.page import write_page
 
             print(f"page: {shown(write_page(leaderboard, title, to))}")
     return 0

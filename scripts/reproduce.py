@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration import CONFIG_DIR, add_config_dir, errors_explained, wants_traceback
+    from convnets.configuration.composition import CONFIG_DIR, add_config_dir, errors_explained, wants_traceback
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 

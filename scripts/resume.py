@@ -3,7 +3,7 @@
 import argparse
 
 try:
-    from convnets.configuration import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -24,8 +24,8 @@ def main() -> None:
     """Load the folder's configuration, and train on."""
     arguments = parser.parse_args()
     with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
-        from convnets.runs import load_run
-        from convnets.training import extend, train
+        from convnets.runs.run import load_run
+        from convnets.training.train import extend, train
 
         run = load_run(arguments.run, arguments.trust)
         train(extend(run, arguments.changes), run.path)

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 try:
-    from convnets.configuration import CONFIG_DIR, add_config_dir, errors_explained, wants_traceback
+    from convnets.configuration.composition import CONFIG_DIR, add_config_dir, errors_explained, wants_traceback
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -23,7 +23,7 @@ add_config_dir(parser)
 def main() -> int:
     """Be the parent, or a child that will be killed."""
     if sys.argv[1:2] == ["--child"]:
-        from convnets.soak import train_counted
+        from convnets.benchmark.soak import train_counted
 
         train_counted(sys.argv[4:], Path(sys.argv[2]), Path(sys.argv[3]))
         return 0
@@ -32,7 +32,7 @@ def main() -> int:
         parser.error(f"--kills must be at least 1, got {arguments.kills}")
     given = [*arguments.config_dir, *arguments.overrides]
     with errors_explained(CONFIG_DIR, "train", given, wants_traceback()):
-        from convnets.soak import Soak
+        from convnets.benchmark.soak import Soak
 
         epochs = f"trainer.max_epochs={max(arguments.kills // 2, 2)}"
         folder = Path("outputs/soak") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"

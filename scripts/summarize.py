@@ -3,7 +3,13 @@
 import argparse
 
 try:
-    from convnets.configuration import CONFIG_DIR, add_config_dir, compose, errors_explained, wants_traceback
+    from convnets.configuration.composition import (
+        CONFIG_DIR,
+        add_config_dir,
+        compose,
+        errors_explained,
+        wants_traceback,
+    )
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -22,7 +28,7 @@ def main() -> None:
     with errors_explained(CONFIG_DIR, "train", overrides, wants_traceback()):
         config, _ = compose(CONFIG_DIR, "train", overrides)
 
-        from convnets.building import describe_network
+        from convnets.training.building import describe_network
 
         print(describe_network(config, arguments.depth))
 

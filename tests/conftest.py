@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from support.repository import CONF, ROOT
 from tensorboard.summary.writer import event_file_writer
 
-import convnets.sweeps  # registers the resolvers that conf/ uses
-from convnets import configuration
+import convnets.configuration.naming  # registers the resolvers that conf/ uses
+from convnets.configuration import composition
 
-assert convnets.sweeps
+assert convnets.configuration.naming
 
 
 # In the background of a shell script Ctrl-C is ignored, by the children too; tests send it to them.
@@ -32,7 +32,7 @@ def compose() -> Callable[..., DictConfig]:
     """Compose what scripts/train.py would be given, resolved."""
 
     def compose(*overrides: str) -> DictConfig:
-        return configuration.compose(CONF, "train", overrides)[0]
+        return composition.compose(CONF, "train", overrides)[0]
 
     return compose
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from support.repository import ROOT
 
-from convnets.training import train
+from convnets.training.train import train
 
 ARTEFACTS = Path(__file__).parent / "artefacts"  # what a failed test saw
 MISSING = [program for program in ("chromium", "chromedriver") if not shutil.which(program)]

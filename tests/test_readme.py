@@ -12,9 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 from support.repository import ROOT, hydra_context
 
-from convnets.configuration import folder_name
-from convnets.runs import STARTED_FILES
-from convnets.training import train
+from convnets.configuration.composition import folder_name
+from convnets.runs.run import STARTED_FILES
+from convnets.training.train import train
 from hydra_plugins.gpu_pool_launcher.gpu_pool_launcher import GpuPoolConf
 
 README = (ROOT / "README.md").read_text()

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 from support.repository import CONF, ROOT
 
-from convnets.sources import record_code
+from convnets.runs.sources import record_code
 
 
 def planned(run_script, *words):

@@ -40,8 +40,8 @@ def installed(tmp_path_factory):
 
 def test_the_wheel_alone_trains_loads_evaluates_and_predicts(installed):
     run, unpacked, _ = installed
-    where = run("-c", "import convnets.configuration as c; print(c.__file__, c.CONFIG_DIR)")
-    assert where.stdout.split() == [f"{unpacked}/convnets/configuration.py", f"{unpacked}/convnets/conf"]
+    where = run("-c", "import convnets.configuration.composition as c; print(c.__file__, c.CONFIG_DIR)")
+    assert where.stdout.split() == [f"{unpacked}/convnets/configuration/composition.py", f"{unpacked}/convnets/conf"]
     trained = run("-m", "convnets.scripts.train", *SMALL)
     assert trained.returncode == 0, trained.stderr
     program = "import convnets; run = convnets.load_run('first'); print(type(run.classifier.network).__name__)"

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_LOADED_ON_FIRST_USE = {"load_run": "convnets.runs", "Run": "convnets.runs"}
+_LOADED_ON_FIRST_USE = {"load_run": "convnets.runs.run", "Run": "convnets.runs.run"}
 __all__ = ["Run", "load_run"]
 
 

@@ -7,9 +7,9 @@ from support.repository import CONF
 
 from convnets.book import figures, recipes
 from convnets.book.recipes import Plan, Reproduction, finished_runs, measured_seconds
-from convnets.configuration import ConfigurationError, compose
-from convnets.runs import Run, RunFolderError
-from convnets.training import train
+from convnets.configuration.composition import ConfigurationError, compose
+from convnets.runs.run import Run, RunFolderError
+from convnets.training.train import train
 
 QUICK = [
     "data=fashion_mnist_sample",

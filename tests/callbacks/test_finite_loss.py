@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from convnets.callbacks import NonFiniteLossError
-from convnets.runs import Run
-from convnets.training import train
+from convnets.runs.run import Run
+from convnets.training.train import train
 
 
 def test_a_diverged_training_is_stopped_marked_and_keeps_the_last_good_checkpoint(small, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from convnets.training import train
+from convnets.training.train import train
 
 
 def test_csv_and_tensorboard_hold_the_same_row_an_epoch(small, tmp_path):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from convnets.building import build_classifier, build_datamodule, build_trainer
 from convnets.callbacks import KaimingInit, NothingInitializedError, XavierInit
 from convnets.classifier import Classifier
 from convnets.networks import VGG, LeNet
+from convnets.training.building import build_classifier, build_datamodule, build_trainer
 
 
 def initialized(callback, network):

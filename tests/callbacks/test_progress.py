@@ -5,7 +5,7 @@ import pytest
 
 from convnets.callbacks import TimeEstimate
 from convnets.callbacks.progress import duration, folded
-from convnets.training import train
+from convnets.training.train import train
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_idle_threads_are_enough_for_the_processors(monkeypatch, two_threads):
 
 
 def test_a_training_beside_others_gives_the_same_bits(small, tmp_path, monkeypatch, two_threads):
-    from convnets.training import train
+    from convnets.training.train import train
 
     config = small("trainer.limit_train_batches=null", "trainer.max_epochs=5")
     monkeypatch.setattr(shared_cores, "CHECK_SECONDS", 0.05)

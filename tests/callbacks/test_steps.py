@@ -1,6 +1,6 @@
 import torch
 
-from convnets.building import build_classifier, build_datamodule, build_trainer
+from convnets.training.building import build_classifier, build_datamodule, build_trainer
 
 
 def drawn(config, run_dir):

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-import convnets.sweeps  # noqa: F401 (registers the resolvers)
-from convnets.configuration import main
+import convnets.configuration.naming  # noqa: F401 (registers the resolvers)
+from convnets.configuration.composition import main
 
 
 @main(Path(__file__).parents[2] / "conf", "train")

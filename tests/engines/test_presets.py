@@ -8,9 +8,9 @@ import hydra
 import pytest
 from support.repository import hydra_context
 
-from convnets.commands import installation
-from convnets.configuration import ConfigurationError, folder_name, shipped_targets
-from convnets.sweeps import gpus_of_a_job
+from convnets.configuration.composition import ConfigurationError, folder_name, shipped_targets
+from convnets.configuration.naming import gpus_of_a_job
+from convnets.configuration.shell import installation
 
 INSTALLED = {
     "basic": True,

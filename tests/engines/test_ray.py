@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from convnets.runs import Run
+from convnets.runs.run import Run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from convnets.building import build_trainer
-from convnets.configuration import ConfigurationError
+from convnets.configuration.composition import ConfigurationError
+from convnets.training.building import build_trainer
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -5,12 +5,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from convnets.building import build_classifier, build_datamodule, describe_network
-from convnets.configuration import ConfigurationError
-from convnets.evaluation import evaluate
+from convnets.configuration.composition import ConfigurationError
 from convnets.networks import LeNet, give_sizes
-from convnets.runs import Run
-from convnets.training import train
+from convnets.results.evaluation import evaluate
+from convnets.runs.run import Run
+from convnets.training.building import build_classifier, build_datamodule, describe_network
+from convnets.training.train import train
 
 
 class LazyNet(nn.Sequential):

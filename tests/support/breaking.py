@@ -9,8 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convnets.callbacks import Interrupted, read_checkpoint
-from convnets.runs import Run
-from convnets.training import train
+from convnets.runs.run import Run
+from convnets.training.train import train
 
 KEPT = "checkpoint.keep=true"
 EACH_STEP = "checkpoint.every_seconds=1e-9"

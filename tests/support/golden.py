@@ -68,8 +68,8 @@ def losses(recipe, run_dir, dtype=torch.float64):
     """
     from support.repository import hydra_context
 
-    import convnets.sweeps  # noqa: F401 (registers the resolvers that conf/ uses)
-    from convnets.building import build_classifier, build_datamodule, build_trainer
+    import convnets.configuration.naming  # noqa: F401 (registers the resolvers that conf/ uses)
+    from convnets.training.building import build_classifier, build_datamodule, build_trainer
 
     with hydra_context():
         config = hydra.compose("train", [*QUICK, *RECIPES[recipe]])
@@ -107,7 +107,7 @@ def all_losses(dtype=torch.float64):
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from convnets.content import COMPUTATION
+    from convnets.configuration.content import COMPUTATION
 
     if len(sys.argv) > 1:  # float32 or float64: only show the losses
         print(json.dumps(all_losses(getattr(torch, sys.argv[1]))))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from convnets.benchmark.marks import NUM_TRAINING_IMAGES, Marks, Task, peak_mib, reset_peak
-from convnets.configuration import CONFIG_DIR, compose, main
+from convnets.configuration.composition import CONFIG_DIR, compose, main
 
 INSTALL_D2L = "pip install --no-deps d2l && pip install pandas requests ipython matplotlib-inline scipy"
 
@@ -48,7 +48,7 @@ def _ours(task: Task, marks: Marks) -> None:
     @main(CONFIG_DIR, "train")
     def train_marked(config: Any, run_dir: Path) -> None:
         started = time.monotonic()
-        from convnets.training import train
+        from convnets.training.train import train
 
         marks.imported(started)
         marks.watch()
@@ -73,7 +73,7 @@ def _parts(task: Task, prepared: bool = False) -> tuple[Any, Any, Any]:
     Args:
         prepared: have the process as ours is when it trains.
     """
-    from convnets.building import build_classifier, build_datamodule, prepare_process
+    from convnets.training.building import build_classifier, build_datamodule, prepare_process
 
     config, _ = compose(CONFIG_DIR, "train", _overrides(task))
     if prepared:
@@ -96,7 +96,7 @@ def _bare(task: Task, marks: Marks) -> None:
 
     marks.imported(marks.started)
     started = time.monotonic()
-    import convnets.building  # noqa: F401 (which _parts needs)
+    import convnets.training.building  # noqa: F401 (which _parts needs)
 
     marks.imported(started)
     marks.watch()
@@ -134,7 +134,7 @@ def _bare(task: Task, marks: Marks) -> None:
 def _import_ours(marks: Marks) -> None:
     """What only `_parts` needs is not the program's time; but beside d2l, which has no Lightning, 64 MiB of memory."""
     started = time.monotonic()
-    import convnets.building  # noqa: F401
+    import convnets.training.building  # noqa: F401
 
     marks.started += time.monotonic() - started
 
@@ -231,8 +231,8 @@ def _data_path(task: Task, marks: Marks) -> dict[str, Any]:
     import torch
     from torch.utils.data import DataLoader
 
-    from convnets.building import build_datamodule
-    from convnets.memory import keep_freed_memory
+    from convnets.training.building import build_datamodule
+    from convnets.training.memory import keep_freed_memory
 
     keep_freed_memory()  # as a training does
     config, _ = compose(CONFIG_DIR, "train", _overrides(task))
@@ -255,7 +255,7 @@ def _machine(task: Task, marks: Marks) -> dict[str, Any]:
 
     import torch
 
-    from convnets.callbacks.throughput import DTYPES, FLOPS_OF_A_MULTIPLY_ADD, PASSES, measure_peak
+    from convnets.dashboard.throughput import DTYPES, FLOPS_OF_A_MULTIPLY_ADD, PASSES, measure_peak
     from convnets.networks import summarize
 
     device = torch.device("cuda" if _has_gpu() else "cpu")

@@ -12,10 +12,10 @@ from convnets import plots
 from convnets.book.listings import EDGE_KERNEL, edge_image
 from convnets.book.operations import corr2d, learn_kernel
 from convnets.book.recipes import finished_runs, read_rows
-from convnets.building import build_classifier, build_datamodule
-from convnets.commands import script
+from convnets.configuration.shell import script
 from convnets.data import FashionMNISTSampleDataModule
-from convnets.runs import Run
+from convnets.runs.run import Run
+from convnets.training.building import build_classifier, build_datamodule
 
 SWEATER, COAT = 2, 4  # labels of "Pullover" and "Coat"
 

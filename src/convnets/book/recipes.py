@@ -15,12 +15,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from convnets.building import build_classifier, build_datamodule, build_trainer
 from convnets.callbacks.progress import count, duration
-from convnets.configuration import ConfigurationError, compose
-from convnets.content import NOT_RECIPE, differences
-from convnets.runs import Run
-from convnets.training import quieten_lightning, train
+from convnets.configuration.composition import ConfigurationError, compose
+from convnets.configuration.content import NOT_RECIPE, differences
+from convnets.runs.run import Run
+from convnets.training.building import build_classifier, build_datamodule, build_trainer
+from convnets.training.train import quieten_lightning, train
 
 PRECISION = {"trainer.precision"}  # is compared with what was published, and said
 NUM_TRAINING_IMAGES, NUM_TEST_IMAGES = 60_000, 10_000

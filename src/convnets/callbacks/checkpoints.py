@@ -22,7 +22,7 @@ from torch import Tensor
 from convnets.atomic import replacing
 from convnets.callbacks.finite_loss import check_finite
 from convnets.classifier import Classifier
-from convnets.commands import removal
+from convnets.configuration.shell import removal
 
 log = logging.getLogger(__name__)
 

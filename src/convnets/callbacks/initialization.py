@@ -26,7 +26,7 @@ class WeightsFromRun(Callback):
 
     Args:
         run_dir: the other run's folder.
-        digest: of its weights, as this training was named by them; see `convnets.content`.
+        digest: of its weights, as this training was named by them; see `convnets.configuration.content`.
 
     Raises:
         ValueError: it has no weights.

@@ -1,0 +1,177 @@
+"""The content of a configuration: what decides the result of its training. Knows no torch.
+
+Two configurations of the same content are one run, two of different content are never taken for each other, however
+their values were written.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+# Raise it when a change of the code moves the golden numbers in tests/: runs from before are then never taken for runs
+# of the code as it is.
+COMPUTATION = 1
+
+# What does not decide a run's result: names, places, and what the configuration says about itself.
+NOT_CONTENT = (
+    *("run_name", "sweep_name", "ignore_code_changes", "choices", "changes", "expected"),
+    *("checkpoint", "logger", "data.device", "model.name", "model.image_size"),
+)
+# Callbacks that only watch. Any other may stop, average or change a training, so what it is given is content.
+WATCHERS = frozenset(
+    f"convnets.{name}"
+    for name in (
+        *("callbacks.Progress", "callbacks.TimeEstimate"),
+        *("dashboard.Curves", "dashboard.Throughput", "dashboard.Norms", "dashboard.Dashboard"),
+    )
+)
+# What may differ between runs of one recipe: the seed, what it runs on, and what changes no bit.
+NOT_RECIPE = {
+    *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    *("trainer.sync_batchnorm", "steps_per_execution"),
+}
+# Keys that came after the first runs, with the value that means what these did.
+LATER_KEYS: Mapping[str, Any] = {
+    "checkpoint.every_seconds": 60,
+    "init.from_run": None,
+    "compile": False,
+    "steps_per_execution": 1,
+    "ignore_code_changes": False,
+    "data.device": "auto",
+    "trainer.matmul_precision": "high",
+    "model.activation": "sigmoid",
+    "computation": 1,
+}
+# Values that mean the same as none at all.
+NO_VALUE: Mapping[str, Any] = {"trainer.accelerator": "auto", "optimizer.fused": False, "schedule.monitor": "val/loss"}
+# Data sets whose bytes are verified: where these lie decides nothing. Of any other set the folder is content.
+VERIFIED = ("convnets.data.FashionMNISTDataModule", "convnets.data.FashionMNISTSampleDataModule")
+LIMITS = tuple(f"trainer.limit_{stage}_batches" for stage in ("train", "val", "test"))  # where 1 is no share
+
+
+def content(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys, dotted, that decide what the resolved configuration's training learns and reports.
+
+    Each value stands in one form: 1.0 is 1, and what means the same as nothing is left out.
+    """
+    values = {
+        key: value
+        for key, value in meanings(config).items()
+        if value is not None and value != {} and value != LATER_KEYS.get(key) and value != NO_VALUE.get(key)
+    }
+    if not values.get("data.holdout"):  # without held-out images none are chosen, and the test split validates
+        values.pop("data.split_seed", None)
+        values.pop("trainer.limit_test_batches", None)
+    if (values.get("trainer.devices"), values.get("trainer.num_nodes", 1)) == (1, 1):
+        values.pop("trainer.strategy", None)
+        values.pop("trainer.sync_batchnorm", None)
+    elif values.get("trainer.strategy") == "auto":
+        values["trainer.strategy"] = "ddp"  # which Lightning takes for several processes
+    if values.get("trainer.accelerator") == "cpu":
+        values.pop("trainer.sync_batchnorm", None)
+        values.pop("trainer.matmul_precision", None)
+    if values.get("schedule.interval") == _usual_interval(values):
+        del values["schedule.interval"]
+    if values.get("model._target_") == "convnets.networks.ResNeXt18" and values.get("model.num_groups") == 32:
+        del values["model.num_groups"]  # its default
+    return values
+
+
+def meanings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key that may decide the result, with its value in one form, None included."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    config = {**config, "callbacks": changing_callbacks(config)}
+    flat = {key: _one_form(key, value) for key, value in flatten(config).items()}
+    # The optimizer's rate is the rate, whether model.lr gave it or not; one cycle has a rate of its own.
+    rates = ["optimizer.lr"]
+    if flat.get("schedule._target_") == "torch.optim.lr_scheduler.OneCycleLR":
+        rates.append("schedule.max_lr")
+    for key in rates:
+        if key in flat:
+            flat["model.lr"] = flat.pop(key)
+    if flat.get("data._target_") in VERIFIED:
+        flat.pop("data.dir", None)
+    elif isinstance(folder := flat.get("data.dir"), str):
+        flat["data.dir"] = str(Path(folder).expanduser().absolute())
+    if flat.get("init.weights") is not None:  # the weights' checksum says more than where they are
+        flat.pop("init.from_run", None)
+    return {
+        key: value
+        for key, value in flat.items()
+        if not is_part_of(key, NOT_CONTENT) and key.rpartition(".")[2] != "_partial_"
+    }
+
+
+def _usual_interval(values: Mapping[str, Any]) -> str:
+    """What a scheduler's step is where its file does not say; see `convnets.training.schedule`."""
+    by_the_step = str(values.get("schedule._target_")).rpartition(".")[2] in ("OneCycleLR", "CyclicLR")
+    return "step" if "schedule.steps_argument" in values or by_the_step else "epoch"
+
+
+def changing_callbacks(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration's callbacks that do more than watch, by their names in it."""
+    items = (config.get("callbacks") or {}).items()
+    return {name: item for name, item in items if item and item.get("_target_") not in WATCHERS}
+
+
+def _one_form(key: str, value: Any) -> Any:
+    """1.0 and 1 are one number, but for a limit, where they are all batches and one batch."""
+    if key in LIMITS and isinstance(value, float):
+        return None if value == 1 else value
+    if isinstance(value, list):
+        return [_one_form("", item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _one_form("", item) for name, item in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def content_hash(config: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of the content."""
+    return hashlib.sha256(json.dumps(content(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose content differs between two resolved configurations, with the value that each has.
+
+    A key that decides something in one of them alone, for what another key is there, is left out.
+    """
+    a, b = content(ours), content(theirs)
+    keys = [key for key in sorted({*a, *b}) if not _same(a.get(key), b.get(key))]
+    meant = meanings(ours), meanings(theirs)
+    values = {key: tuple(one.get(key, LATER_KEYS.get(key)) for one in meant) for key in keys}
+    return {key: (x, y) for key, (x, y) in values.items() if not _same(x, y)}
+
+
+def _same(x: Any, y: Any) -> bool:
+    return json.dumps(x, sort_keys=True) == json.dumps(y, sort_keys=True)  # where true is not 1
+
+
+def to_compose_again(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices of groups and the keys that compose the configuration, as far as they decide its result."""
+    choices = {"model": config["model"]["name"], **config.get("choices", {})}
+    kept = [group for group in choices if group in config and (group != "callbacks" or changing_callbacks(config))]
+    meant = meanings(config)
+    changes = {key: meant[key] for key in config.get("changes", ()) if key in meant and key != "init.weights"}
+    switched_off = {f"callbacks.{name}": None for name, item in config.get("callbacks", {}).items() if not item}
+    return {group: choices[group] for group in kept if choices[group]} | changes | switched_off
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one with dotted keys; lists are values."""
+    if not isinstance(node, Mapping) or (prefix and not node):
+        return {prefix: node}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in flatten(child, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def is_part_of(key: str, parents: tuple[str, ...]) -> bool:
+    """Whether the dotted key is one of the parents, or lies below one."""
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)

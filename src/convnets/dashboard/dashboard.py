@@ -1,0 +1,190 @@
+"""What TensorBoard shows beside the scalars: pictures and histograms while a network learns, and its summary."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
+
+from convnets.callbacks.progress import count, duration
+from convnets.classifier import Classifier
+from convnets.dashboard.drawing import Drawings
+from convnets.dashboard.norms import layer_weights
+from convnets.dashboard.pictures import Shot, Validation, draw
+from convnets.dashboard.probe import Array, as_array, look, probe_numbers, sampled
+from convnets.dashboard.summary import write_summary
+from convnets.dashboard.tensorboard import writer_of
+
+log = logging.getLogger(__name__)
+
+NUM_PROBED = 100
+NUM_BINS = 64  # of a histogram
+CHARTS = {
+    "training": {
+        "loss (nats)": ["Multiline", ["^train/loss$", "^val/loss$"]],
+        "accuracy": ["Multiline", ["^train/accuracy$", "^val/accuracy$"]],
+    }
+}
+
+
+class Dashboard(Callback):
+    """Fills TensorBoard. The step of all it writes is the epoch; of the summary, the one after the last.
+
+    Some epochs are pictured: by default the 1st, 2nd, 4th, 8th and so on, and the last. Shown are the same 20
+    validation images each time with what they are taken for; the most confident mistakes and the confusion matrix; the
+    first layer's filters; what each layer makes of one image; how much of the sigmoids is saturated, and of the ReLUs
+    dead. The summary comes once the run has its final weights.
+
+    It only looks: with and without, a training gives the same bits. Pictures are drawn on a thread from copies; how
+    long that took, and how long the training waited, is said at the end. A killed process leaves out what it had not
+    drawn yet. Of several ranks the first shows its share of the validation images.
+
+    Args:
+        images: draw pictures.
+        histograms: of activations, and of the gradients of the epoch's last step, in the pictured epochs.
+        summary: write it; see `write_summary`.
+        every: picture the first epoch, each so many epochs, and the last.
+    """
+
+    def __init__(
+        self, images: bool = True, histograms: bool = True, summary: bool = True, every: int | None = None
+    ) -> None:
+        self.images = images
+        self.histograms = histograms
+        self.summary = summary
+        self.every = every
+        self._writer: SummaryWriter | None = None  # while training
+        self._drawings = Drawings()
+        self._waited_seconds = 0.0
+        self._num_pictured = 0
+        self._validated: list[tuple[Tensor, Tensor]] = []  # scores and labels of each batch
+        self._gradients: dict[str, Array] = {}
+
+    def is_pictured(self, epoch: int, num_epochs: int | None) -> bool:
+        """Whether the epoch is one of those; the first is number 1."""
+        due = epoch & (epoch - 1) == 0 if self.every is None else epoch == 1 or epoch % self.every == 0
+        return due or epoch == num_epochs
+
+    def _is_due(self, trainer: lightning.Trainer) -> bool:
+        wanted = self._writer is not None and (self.images or self.histograms)
+        return wanted and self.is_pictured(trainer.current_epoch + 1, trainer.max_epochs)
+
+    @contextmanager
+    def _delaying(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._waited_seconds += time.perf_counter() - started
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Lay out the charts of two curves each; a resumed run has them."""
+        self._writer = writer_of(trainer)
+        if self._writer is not None and trainer.ckpt_path is None:
+            self._writer.add_custom_scalars(CHARTS)
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Copy the gradients of the epoch's last step."""
+        if trainer.is_last_batch and self.histograms and self._is_due(trainer):
+            assert isinstance(pl_module, Classifier)
+            with self._delaying():
+                weights = layer_weights(pl_module.network)
+                self._gradients = {name: sampled(w.grad) for name, w in weights.items() if w.grad is not None}
+
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Forget an earlier epoch."""
+        self._validated = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores."""
+        if self.images and self._is_due(trainer):
+            self._validated.append((outputs, batch[1]))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Look at the probe images, copy what is shown, and leave the drawing to the thread."""
+        if self._is_due(trainer):
+            assert isinstance(pl_module, Classifier)
+            self._num_pictured += 1
+            with self._delaying():
+                self._picture(trainer, pl_module)
+            self._validated = []
+
+    def _picture(self, trainer: lightning.Trainer, classifier: Classifier) -> None:
+        assert self._writer is not None
+        epoch = trainer.current_epoch + 1
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        dataset = datamodule.splits["val"]
+        numbers = probe_numbers(dataset.labels, min(NUM_PROBED, datamodule.batch_size))
+        images, labels = dataset[numbers]
+        seen = look(trainer, classifier, datamodule.to_network_input(images.to(classifier.device)))
+        for kind, shares in (("saturated_sigmoids", seen.saturated), ("dead_relus", seen.dead)):
+            for name, share in shares.items():
+                self._writer.add_scalar(f"{kind}/{name}", share, epoch)
+        self._writer.flush()
+        if self.histograms:
+            values = {f"activations/{name}": array for name, array in seen.activations.items()}
+            values |= {f"gradients/{name}": array for name, array in self._gradients.items()}
+            self._drawings.add(_write_histograms, self._writer, epoch, values)
+        if self.images:
+            probed = Validation(_drawable(images), labels.numpy(), seen.scores)
+            scores = as_array(torch.cat([scores for scores, _ in self._validated]))
+            loader: Any = trainer.val_dataloaders
+            order = torch.cat([*loader.sampler])[: len(scores)]
+            validated = Validation(_drawable(dataset.images[order]), dataset.labels[order].numpy(), scores)
+            convolution = next((weight for weight in classifier.network.parameters() if weight.ndim == 4), None)
+            kernels = None if convolution is None else as_array(convolution.mean(dim=1))
+            shot = Shot(epoch, datamodule.class_names, probed, seen, validated, kernels)
+            self._drawings.add(draw, self._writer, shot)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Wait for what is still being drawn."""
+        with self._delaying():
+            self._drawings.wait()
+        self._writer = None
+        if self._num_pictured:
+            log.info(
+                "dashboard: %s pictured in %s beside the training, which waited %s",
+                count(self._num_pictured, "epoch"), duration(self._drawings.seconds), duration(self._waited_seconds),
+            )  # fmt: skip
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Write what has been seen: a resumed run will not see it again."""
+        self._drawings.wait()
+        self._writer = None
+
+    def finish(
+        self, trainer: lightning.Trainer, classifier: Classifier, config: Mapping[str, Any], result: Mapping[str, Any]
+    ) -> None:
+        """Write the summary of a run that has its final weights and metrics; see `write_summary`."""
+        if self.summary and (writer := writer_of(trainer)) is not None:
+            write_summary(writer, trainer, classifier, config, result)
+            writer.close()
+
+
+def _write_histograms(writer: SummaryWriter, epoch: int, values: Mapping[str, Array]) -> None:
+    for tag, array in values.items():
+        writer.add_histogram(tag, array, epoch, bins=NUM_BINS)
+
+
+def _drawable(images: Tensor) -> Any:
+    """Grey levels (N, H, W) of images (N, C, H, W) of bytes."""
+    return images.float().mean(dim=1).byte().numpy()

@@ -1,0 +1,112 @@
+"""The row that a run has in TensorBoard's HParams table, and the columns of that table."""
+
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from convnets.configuration.composition import GROUPS, RULES
+from convnets.configuration.content import NOT_CONTENT, changing_callbacks, flatten, is_part_of
+from convnets.configuration.shell import CONFIG_DIR
+
+FIRST_COLUMNS = ("init", "model", "model.lr", "optimizer", "seed")  # TensorBoard shows five hyperparameters at first
+FOLLOW_OTHERS = ("data.seed", "optimizer.lr", "schedule.steps_argument")  # no hyperparameters
+METRICS = (
+    *(f"final/{stage}_{quantity}" for stage in ("train", "val", "test") for quantity in ("loss", "accuracy")),
+    "final/train_seconds",
+)
+SAMPLES_OF_KINDS = (True, 1, "auto", "text", "reduce-overhead")  # which of them a rule allows tells its kinds
+EXAMPLES: Mapping[type, Any] = {bool: False, float: 0.0, str: ""}  # by which `hparams` tells a column's kind
+
+
+def write_hyperparameters(
+    writer: SummaryWriter, step: int, config: Mapping[str, Any], result: Mapping[str, Any]
+) -> None:
+    """Write one row of the HParams table: what decides the result, and the result.
+
+    TensorBoard takes the table's columns from one run only, so each run lists those of all runs. The metrics are tags
+    of their own, for with a holdout the final ones are not those of the last epoch.
+    """
+    final = {f"final/{name.replace('/', '_')}": value for name, value in result["metrics"].items()}
+    final["final/train_seconds"] = result["train_seconds"]
+    row = {key: value for key, value in hyperparameters(config).items() if value is not None}
+    kinds = {**columns(), **{key: _kind(value) for key, value in row.items() if key not in columns()}}
+    experiment, _, _ = hparams({key: EXAMPLES[kinds[key]] for key in sorted(kinds)}, dict.fromkeys([*METRICS, *final]))
+    plugin_data = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin_data.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in FIRST_COLUMNS  # it puts these before the others, which it sorts by name
+    plugin_data.content = content.SerializeToString()
+    row = {key: value if _kind(value) is kinds[key] else str(value) for key, value in row.items()}
+    _, start, end = hparams(row, final)
+    for part in (experiment, start, end):
+        writer._get_file_writer().add_summary(part, step)
+    for tag, value in final.items():
+        writer.add_scalar(tag, value, step)
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the result, and the choices of groups: {"model": "vgg", "optimizer": "momentum", "model.lr": 0.1}.
+
+    A configuration without recorded choices names its model alone.
+    """
+    choices = {"model": config["model"]["name"], **config.get("choices", {})}
+    config = {**config, "callbacks": changing_callbacks(config)}
+    if not config["callbacks"]:
+        choices.pop("callbacks", None)
+        del config["callbacks"]
+    found = {group: choices[group] for group in GROUPS if choices.get(group) is not None}
+    plain = {key: str(value) if isinstance(value, (list, dict)) else value for key, value in flatten(config).items()}
+    return {**found, **{key: value for key, value in plain.items() if _is_column(key)}}
+
+
+@functools.cache
+def columns(config_dir: Path = CONFIG_DIR) -> dict[str, type]:
+    """Every hyperparameter that a run composed of the files in conf/ may have, and its kind: bool, float or str.
+
+    A key that takes values of several kinds, such as `compile`, is a text.
+    """
+    values: dict[str, set[Any]] = {}
+    for path in config_dir.rglob("*.yaml"):
+        text = path.read_text()
+        package = re.match(r"#\s*@package\s+(\S+)", text)
+        prefix = package[1] if package else ".".join(path.relative_to(config_dir).parts[:-1])
+        for key, value in flatten(yaml.safe_load(text) or {}).items():
+            whole = key if prefix in ("", "_global_") else f"{prefix}.{key}"
+            values.setdefault(whole, set()).add(value if isinstance(value, (str, bool, int, float)) else str(value))
+    keys = [key for key in values if _is_column(key) and values[key] != {str({})} and not key.startswith("callbacks.")]
+    return {**dict.fromkeys(GROUPS, str), **{key: _only_kind(_kinds(key, values)) for key in keys}}
+
+
+def _kinds(key: str, values: Mapping[str, set[Any]]) -> set[type]:
+    """Of the values that conf/ gives a key, of those that it follows, and of those that its rule allows."""
+    kinds = {_kind(sample) for sample in SAMPLES_OF_KINDS if key in RULES and RULES[key].allows(sample)}
+    for value in values.get(key, ()):
+        if value in ("None", "???"):
+            continue
+        if isinstance(value, str) and "${" in value:
+            if followed := re.fullmatch(r"\$\{([\w.]+)\}", value):
+                kinds |= _kinds(followed[1], values)
+            continue
+        kinds.add(_kind(value))
+    return kinds
+
+
+def _only_kind(kinds: set[type]) -> type:
+    return next(iter(kinds)) if len(kinds) == 1 else str
+
+
+def _kind(value: Any) -> type:
+    return bool if isinstance(value, bool) else float if isinstance(value, (int, float)) else str
+
+
+def _is_column(key: str) -> bool:
+    words = key.split(".")
+    not_ours = words[0] in ("hydra", "defaults") or {"_target_", "_partial_", "defaults"} & {*words}
+    return not not_ours and not is_part_of(key, (*NOT_CONTENT, *FOLLOW_OTHERS))

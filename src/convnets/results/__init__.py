@@ -1,0 +1,1 @@
+"""What comes after a training: evaluation, prediction, export, comparison."""

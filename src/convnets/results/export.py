@@ -1,0 +1,143 @@
+"""A trained run as a program that needs neither this project nor, as ONNX, PyTorch."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.shell import installation
+from convnets.runs.run import Run
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+NUM_CHECKED = 100
+BATCHES = ({0: torch.export.Dim("batch")},)  # of any size
+TOLERANCE = 1e-3  # of scores, beside the largest one
+
+
+class ExportError(RuntimeError):
+    """The exported program does not do what the run does."""
+
+
+class FromBytes(nn.Module):
+    """A network with its preprocessing: images (N, C, H, W) of bytes to scores (N, num_classes)."""
+
+    def __init__(self, network: nn.Module, datamodule: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.datamodule = datamodule
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score the images."""
+        return self.network(self.datamodule.to_network_input(images))
+
+
+class Exported(NamedTuple):
+    """A program that was exported, and checked on real images.
+
+    Args:
+        difference: the largest one of a score.
+        image_shape: (C, H, W) of the bytes that it takes.
+    """
+
+    path: Path
+    difference: float
+    num_checked: int
+    image_shape: tuple[int, ...]
+    num_classes: int
+
+    def __str__(self) -> str:
+        shape = ", ".join(map(str, self.image_shape))
+        return (
+            f"{self.path}: images (N, {shape}) of bytes to scores (N, {self.num_classes}); the same classes as the "
+            f"run's for {self.num_checked} test images, scores to within {self.difference:.1e}"
+        )
+
+
+def export(run: Run, to: str) -> Exported:
+    """Write RUN/model.onnx or RUN/model.pt2, once it has given the run's scores for 100 real images.
+
+    Its input `images` are bytes (N, C, H, W) of any N, its output `scores` floats (N, num_classes).
+
+    Raises:
+        ConfigurationError: packages for ONNX are missing.
+        ExportError: the scores differ.
+        RunFolderError: the run has no weights.
+    """
+    if to == "onnx" and (missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not _is_there(name)]):
+        raise ConfigurationError(f"--to onnx needs {', '.join(missing)}: {installation('onnx')}")
+    datamodule = run.datamodule
+    images = datamodule.splits["test"].images[:NUM_CHECKED]
+    model = FromBytes(run.classifier.network, datamodule).eval()
+    path = run.path / f"model{SUFFIXES[to]}"
+    incoming = path.with_name(f".incoming{path.suffix}")
+    write, execute = (_write_onnx, _run_onnx) if to == "onnx" else (_write_torch, _run_torch)
+    try:
+        write(model, images, incoming)
+        with torch.inference_mode():
+            expected = model(images)
+        scores = execute(incoming, images)
+        difference = (scores - expected).abs().max().item()
+        allowed = TOLERANCE * expected.abs().max().item()
+        agree = torch.equal(scores.argmax(dim=1), expected.argmax(dim=1))
+        if not (difference <= allowed and agree):
+            raise ExportError(
+                f"The exported program gave other scores on {len(images)} images (difference {difference:.3g}, allowed "
+                f"{allowed:.3g}), so it was not put in place. {path} is as it was."
+            )
+        incoming.replace(path)
+    finally:
+        incoming.unlink(missing_ok=True)
+    return Exported(path, difference, len(images), tuple(images.shape[1:]), expected.shape[1])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out torch's warnings of its own making: what matters is checked after."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _is_there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _write_torch(model: nn.Module, images: Tensor, path: Path) -> None:
+    program = torch.export.export(model, (images,), dynamic_shapes=BATCHES)
+    with _quiet():
+        torch.export.save(program, path)
+
+
+def _run_torch(path: Path, images: Tensor) -> Tensor:
+    return torch.export.load(path).module()(images)
+
+
+def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with _quiet():
+        program: Any = torch.onnx.export(
+            model,
+            (images,),
+            input_names=["images"],
+            output_names=["scores"],
+            dynamic_shapes=BATCHES,
+            dynamo=True,
+            verbose=False,
+        )
+    program.save(path)
+
+
+def _run_onnx(path: Path, images: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["scores"], {"images": images.numpy()})
+    return torch.from_numpy(np.asarray(scores))

@@ -1,0 +1,318 @@
+"""Many runs, grouped by recipe and ranked, with what their seeds allow to say."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from convnets.configuration.composition import GROUPS, ConfigurationError, unknown_key
+from convnets.results.significance import Estimate, difference, holm
+from convnets.runs.record import RunRecord
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only in their seed, or whatever `by` leaves open.
+
+    Args:
+        choices: the values of the keys that name the group.
+        estimates: of the ranking's metric and of every other final number of all its runs.
+    """
+
+    label: str
+    choices: Mapping[str, Any]
+    runs: Sequence[RunRecord]
+    estimates: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best group beside another.
+
+    Args:
+        behind: the distance of their means.
+        lead: what was tested, positive where the best is better: the mean over the pairs, or that of the means.
+        num_pairs: runs compared one by one; 0 where Welch's test compared the groups.
+        p_value: of the lead; None where there is no spread to compare with.
+        corrected: the p-value, raised for the number of comparisons.
+    """
+
+    behind: float
+    lead: float
+    num_pairs: int
+    p_value: float | None
+    corrected: float | None
+
+    @property
+    def is_beyond_the_spread(self) -> bool:
+        """Whether seeds alone would hardly ever make such a difference."""
+        return self.corrected is not None and self.corrected < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Board:
+    """Groups that were validated on the same images, best first, and each but the first compared with the best."""
+
+    validated_on: str
+    on_test_split: bool
+    groups: Sequence[Group]
+    comparisons: Sequence[Comparison]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All that a report shows.
+
+    Args:
+        keys: what names the groups.
+        pooled: swept keys that are not among them, so that a group mixes their values.
+        unfinished: every run without a result.
+        warnings: what makes the figures less comparable than they look.
+    """
+
+    metric: str
+    keys: Sequence[str]
+    pooled: Sequence[str]
+    boards: Sequence[Board]
+    runs: Sequence[RunRecord]
+    unfinished: Sequence[RunRecord]
+    warnings: Sequence[str]
+
+
+def build_leaderboard(runs: Sequence[RunRecord], metric: str = "val/accuracy", by: Sequence[str] = ()) -> Leaderboard:
+    """Group the runs, rank the groups by the mean of a metric, compare them with the best.
+
+    Args:
+        by: groups or dotted keys to group by; by default whatever differs but the seed.
+
+    Raises:
+        ConfigurationError: no run has the metric or the key.
+    """
+    readable = _chosen_alike([run for run in runs if run.settings])
+    done = [run for run in readable if run.state == "done"]
+    ranked = [run for run in done if run.value(metric) is not None]
+    if done and not ranked:
+        known = sorted({name for run in done for name in [*run.result.get("metrics", {}), "seconds"]})
+        raise ConfigurationError(f"No finished run has {metric}. --metric is one of: {', '.join(known)}.")
+    for key in by:
+        if readable and not any(key in run.config or key in run.settings for run in readable):
+            raise ConfigurationError(unknown_key(key, {key: None for run in readable for key in run.config}))
+    swept = swept_keys([run.settings for run in readable])
+    keys = list(by) or naming_keys(readable)
+    pooled = [key for key in swept if key not in keys]
+    counted = _one_a_seed(ranked, keys)
+    boards = [
+        _board(validated_on, members, metric, keys, pooled, by)
+        for validated_on, members in _groups_of(counted, lambda run: validation_images(run, metric)).items()
+    ]
+    boards.sort(key=lambda board: (board.on_test_split, -sum(len(g.runs) for g in board.groups), board.validated_on))
+    warnings = _warnings(counted)
+    if repeated := len(ranked) - len(counted):
+        warnings.append(f"{count(repeated, 'run')} left out: others repeat their configuration and seed, later.")
+    if without := len(done) - len(ranked):
+        warnings.append(f"{count(without, 'finished run')} left out, without {metric}.")
+    groups = [group.runs for board in boards for group in board.groups]
+    if mixed := [key for key in pooled if any(len({_values(run, [key]) for run in same}) > 1 for same in groups)]:
+        warnings.append(f"A group's runs differ in {', '.join(mixed)} too: its spread is not that of seeds alone.")
+    unfinished = [run for run in runs if run.state != "done"]
+    return Leaderboard(metric, keys, pooled, boards, runs, unfinished, warnings)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a small value of the metric is a good one."""
+    return any(word in metric for word in ("loss", "error", "seconds"))
+
+
+def validation_images(run: RunRecord, metric: str = "val/accuracy") -> str:
+    """On which images the metric was computed, in words: only what has the same is ranked together."""
+    stage = metric.partition("/")[0]
+    if run.validated_on_test_split():
+        text = "the test split"
+    elif stage == "val":
+        text = f"{run.config.get('data.holdout'):,} held-out training images"
+        text += f" (split_seed={run.config['data.split_seed']})" if run.config.get("data.split_seed") else ""
+    else:
+        text = "held-out training images"
+    limit = run.config.get(f"trainer.limit_{stage}_batches")
+    if limit is not None and not (isinstance(limit, float) and limit == 1):
+        text += f", only {limit} batches of {run.config.get('data.batch_size')}"
+    data = run.settings["data"] or run.config.get("data._target_")
+    return text if data == "fashion_mnist" else f"{text} of {data}"
+
+
+def swept_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """As few keys as tell all settings apart, groups first: what follows from another key is left out."""
+    distinct = list({json.dumps(each, sort_keys=True): each for each in settings}.values())
+    candidates = [*GROUPS, *sorted({key for each in distinct for key in each if key not in GROUPS}, key=_code_last)]
+    swept: list[str] = []
+    told_apart = [0] * len(distinct)
+    for key in candidates:
+        numbers: dict[tuple[int, str], int] = {}
+        refined = [
+            numbers.setdefault((number, as_text(each.get(key))), len(numbers))
+            for number, each in zip(told_apart, distinct, strict=True)
+        ]
+        if len(numbers) > len(set(told_apart)):
+            swept.append(key)
+            told_apart = refined
+    return swept
+
+
+def _code_last(key: str) -> tuple[bool, str]:
+    return key == "code", key
+
+
+def naming_keys(runs: Iterable[RunRecord]) -> list[str]:
+    """The model, and as few keys as tell the runs apart."""
+    return ["model", *(key for key in swept_keys([run.settings for run in runs]) if key != "model")]
+
+
+def differing(runs: Sequence[RunRecord]) -> set[str]:
+    """The keys that the runs do not all have the same value of."""
+    keys = {key for run in runs for key in run.settings}
+    return {key for key in keys if len({as_text(run.settings.get(key)) for run in runs}) > 1}
+
+
+def as_text(value: Any) -> str:
+    """A value as one would type it."""
+    if value is None:
+        return "none"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _chosen_alike(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The same runs, those of one recipe with the choices of the first: it may be written in several ways.
+
+    Where one recipe was trained by different code, the runs get a setting of that name, so that they are told apart.
+    """
+    alike = []
+    for same in _groups_of(runs, lambda run: run.recipe).values():
+        choices = {group: same[0].settings.get(group) for group in GROUPS}
+        codes = {
+            run.path: hashlib.sha256(json.dumps(run.code).encode()).hexdigest()[:6]
+            for run in same
+            if run.code and run.state == "done"
+        }
+        for run in same:
+            code = {"code": codes[run.path]} if run.path in codes and len({*codes.values()}) > 1 else {}
+            alike.append(replace(run, settings={**run.settings, **choices, **code}, changes=same[0].changes))
+    return alike
+
+
+def label(run: RunRecord, keys: Sequence[str], own: Collection[str] = ()) -> str:
+    """What to type for the run, as far as it is not what others have too: the model's name, then keys and values.
+
+    Args:
+        keys: are named in any case.
+        own: keys in which runs differ, named where this run has changed them.
+    """
+    words = [str(run.settings["model"])] if "model" in keys else []
+    keys = [*keys, *(key for key in run.changes if key in own and key not in keys)]
+    named = {key: run.setting(key) for key in keys if key != "model"}
+    return " ".join([*words, *(f"{key}={as_text(value)}" for key, value in named.items() if value is not None)])
+
+
+def _groups_of(runs: Iterable[RunRecord], key: Any) -> dict[Any, list[RunRecord]]:
+    groups = defaultdict(list)
+    for run in runs:
+        groups[key(run)].append(run)
+    return groups
+
+
+def _one_a_seed(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[RunRecord]:
+    """The newest of each configuration and seed: two of them are one measurement, not two."""
+    by_age = sorted(runs, key=lambda run: str(run.result.get("finished", "")))
+    newest = {(run.recipe, run.seeds, _values(run, keys)): run for run in by_age}
+    return sorted(newest.values(), key=lambda run: (run.recipe, str(run.seeds)))
+
+
+def _values(run: RunRecord, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(as_text(run.setting(key)) for key in keys)
+
+
+def _board(
+    validated_on: str,
+    runs: Sequence[RunRecord],
+    metric: str,
+    keys: Sequence[str],
+    pooled: Sequence[str],
+    by: Sequence[str],
+) -> Board:
+    names, own = (by, ()) if by else (naming_keys(runs), differing(runs))
+    members = _groups_of(runs, lambda run: _values(run, keys))
+    groups = [_group(same, metric, keys, names, own) for same in members.values()]
+    groups.sort(key=lambda group: group.estimates[metric].mean, reverse=not lower_is_better(metric))
+    comparisons = _compare(groups, metric, pooled)
+    return Board(validated_on, runs[0].validated_on_test_split(), groups, comparisons)
+
+
+def _compare(groups: Sequence[Group], metric: str, pooled: Sequence[str]) -> list[Comparison]:
+    """The first with each other."""
+    best, *others = [_sample(group, metric, pooled) for group in groups]
+    differences = [difference(best, other) for other in others]
+    corrected = iter(holm([each.p_value for each in differences if each.p_value is not None]))
+    comparisons = []
+    for group, found in zip(groups[1:], differences, strict=True):
+        behind = abs(groups[0].estimates[metric].mean - group.estimates[metric].mean)
+        lead = -found.mean if lower_is_better(metric) else found.mean
+        p_value = None if found.p_value is None else next(corrected)
+        comparisons.append(Comparison(behind, lead, found.num_pairs, found.p_value, p_value))
+    return comparisons
+
+
+def _group(
+    runs: Sequence[RunRecord], metric: str, keys: Sequence[str], names: Sequence[str], own: Collection[str]
+) -> Group:
+    figures = [metric, *runs[0].result.get("metrics", {}), "seconds", "train_seconds", "images_per_second"]
+    values = {name: [value for run in runs if (value := run.value(name)) is not None] for name in figures}
+    estimates = {name: Estimate.of(known) for name, known in values.items() if len(known) == len(runs)}
+    return Group(label(runs[0], names, own), {key: runs[0].setting(key) for key in keys}, runs, estimates)
+
+
+def _sample(group: Group, metric: str, pooled: Sequence[str]) -> dict[Hashable, float]:
+    """The metric by what a run shares with one run of another group: the seed, and the settings that are pooled."""
+    shared = [(run.seeds, _values(run, pooled)) for run in group.runs]
+    values = [value for run in group.runs if (value := run.value(metric)) is not None]
+    return dict(zip(shared, values, strict=True))
+
+
+def _warnings(runs: Sequence[RunRecord]) -> list[str]:
+    """What differs between the runs beside their configuration."""
+    names = sorted({name for run in runs for name in run.result.get("versions", {})})
+    warnings = []
+    for name in names:
+        versions = Counter(str(run.result.get("versions", {}).get(name, "unknown")) for run in runs)
+        if len(versions) > 1:
+            warnings.append(f"Mixed versions of {name}: {_counts(versions)}.")
+    commits = Counter(str(run.result.get("git_commit") or "unknown") for run in runs)
+    if len(commits) > 1:
+        warnings.append(f"Mixed versions of this code: {_counts(commits)}.")
+    digests: dict[str, set[str]] = defaultdict(set)
+    for module, digest in (item for run in runs for item in run.code.items()):
+        digests[module].add(digest)
+    if mixed := [f"{module} ({len(found)} versions)" for module, found in sorted(digests.items()) if len(found) > 1]:
+        warnings.append(f"Runs were trained by different code: {', '.join(mixed)}.")
+    if changed := sum(run.code_changed for run in runs):
+        warnings.append(f"{count(changed, 'run')} went on by other code than begun with.")
+    devices = Counter(run.device or "unknown" for run in runs)
+    if early := Counter(run.ended_early for run in runs if run.ended_early):
+        warnings.append(f"Ended before the last epoch: {_counts(early)}.")
+    if len(devices) > 1:
+        warnings.append(f"Mixed devices, so seconds and images per second do not compare: {_counts(devices)}.")
+    return warnings
+
+
+def _counts(counter: Counter[str], most: int = 4) -> str:
+    words = [f"{name} ({count(number, 'run')})" for name, number in counter.most_common(most)]
+    return ", ".join([*words, *([f"{len(counter) - most} more"] if len(counter) > most else [])])
+
+
+def count(number: int, noun: str) -> str:
+    """The number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

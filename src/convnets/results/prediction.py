@@ -1,0 +1,124 @@
+"""What a trained run sees in a person's own pictures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from convnets.configuration.composition import ConfigurationError
+from convnets.data.pictures import fill_square
+from convnets.runs.run import Run
+from convnets.training.building import build_datamodule
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+NUM_TOP = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of a picture, best first.
+
+    Args:
+        background: black or white, as it was assumed; None for a data set whose pictures are taken with theirs.
+    """
+
+    path: Path
+    background: str | None
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that is no picture, and why."""
+
+    path: Path
+    reason: str
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """The files among the paths, and the PNG and JPEG files in the folders among them, in order.
+
+    A folder without any stays itself, to be refused.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else []
+        found += inside or [path]
+    return found
+
+
+def predict(run: Run, paths: Sequence[Path], background: str = "auto") -> Iterator[Prediction | Refusal]:
+    """Classify each picture; what is none is refused, and the others go on.
+
+    A data set that prepares pictures in a way of its own has a method `prepare_picture(picture, background)`, which
+    returns bytes (C, H, W) and the background that it assumed. Of any other, the middle of the picture is taken, with
+    as many channels and pixels as the set's images have.
+
+    Raises:
+        ConfigurationError: a background is named, for a data set that does not ask for one.
+    """
+    classifier, datamodule = run.classifier, build_datamodule(run.config)
+
+    def fill(picture: Image.Image, _: str) -> tuple[Any, None]:
+        return fill_square(picture, datamodule.image_size, datamodule.num_channels), None
+
+    prepare = getattr(datamodule, "prepare_picture", fill)
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                image, assumed = prepare(picture, background)
+        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            yield Refusal(path, _reason(path, error))
+            continue
+        if assumed is None and background != "auto":
+            raise ConfigurationError(
+                f"--background={background} is for Fashion-MNIST, whose pictures are made light on black. Those of "
+                f"{run.config.data._target_} are taken as they are: leave --background out."
+            )
+        with torch.inference_mode():
+            probabilities = classifier(datamodule.to_network_input(torch.from_numpy(image)[None]))[0].softmax(dim=0)
+        best = probabilities.topk(min(NUM_TOP, len(probabilities)))
+        names = [datamodule.class_names[index] for index in best.indices]
+        yield Prediction(path, assumed, tuple(zip(names, best.values.tolist(), strict=True)))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "there is no PNG or JPEG file in it"
+    if isinstance(error, UnidentifiedImageError):
+        return "is no picture that can be read"
+    return str(error).rstrip(".")
+
+
+def as_table(answers: Sequence[Prediction | Refusal]) -> str:
+    """What was predicted, a picture a line."""
+    predictions = [answer for answer in answers if isinstance(answer, Prediction)]
+    if not predictions:
+        return ""
+    width = max(len(str(answer.path)) for answer in predictions)
+    names = max(len(name) for answer in predictions for name, _ in answer.top)
+    assumed = any(answer.background for answer in predictions)
+    lines = [f"{'file':{width}}  {'background  ' if assumed else ''}likeliest classes"]
+    for answer in predictions:
+        top = "  ".join(f"{name:{names}} {probability:.3f}" for name, probability in answer.top)
+        lines.append(f"{answer.path!s:{width}}  {f'{answer.background:10}  ' if assumed else ''}{top}")
+    return "\n".join(lines)
+
+
+def as_records(answers: Sequence[Prediction | Refusal]) -> list[dict[str, Any]]:
+    """The same for JSON; a refused file has an error instead."""
+    return [
+        {"file": str(answer.path), "error": answer.reason}
+        if isinstance(answer, Refusal)
+        else {
+            "file": str(answer.path),
+            **({"assumed_background": answer.background} if answer.background else {}),
+            "top": [{"class": name, "probability": probability} for name, probability in answer.top],
+        }
+        for answer in answers
+    ]

@@ -1,0 +1,104 @@
+"""TensorBoard, on the right folders."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from convnets.files import shown
+
+IN_USE = "already in use"  # in what TensorBoard says of a port
+# Enough for every picture of a long training and its histograms; TensorBoard's own are 10 and 50. Of scalars its own
+# 1,000 are, a point an epoch; 0 is no way to ask for all: its faster data server then keeps none, and charts are empty.
+SAMPLES = "images=200,histograms=200,pr_curves=50,text=50"
+
+MOST_TICKED = 40  # of more runs, TensorBoard's older pages show none before it is told which
+
+
+class BoardError(RuntimeError):
+    """TensorBoard did not start; the text says why."""
+
+
+def log_folder(folders: Sequence[Path], links: Path) -> Path:
+    """What TensorBoard is to show as its one log folder, in which it names each run by its path.
+
+    Of several folders, and of a single run, that is a folder of links: of one that holds events TensorBoard says ".".
+
+    Args:
+        links: an empty folder to make them in.
+    """
+    absolute = sorted(folder.resolve() for folder in folders)
+    if len(folders) == 1 and not (folders[0] / "config.yaml").is_file():
+        return folders[0]
+    for folder in absolute:
+        name = folder.name if len(folders) == 1 or folder == Path.cwd() else shown(folder).lstrip("/")
+        if not any(link.is_symlink() for link in [links / name, *(links / name).parents]):  # else it is shown with that
+            (links / name).parent.mkdir(parents=True, exist_ok=True)
+            (links / name).symlink_to(folder)
+    return links
+
+
+def command(folder: Path, port: int | None = None) -> list[str]:
+    """What starts TensorBoard on its log folder.
+
+    Without a port TensorBoard takes the first of 6006 to 6015 that it can bind: asking beforehand which is free would
+    leave time for another program to take it.
+    """
+    options = ["--host", "localhost", "--samples_per_plugin", SAMPLES, *([] if port is None else ["--port", str(port)])]
+    return [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), *options]
+
+
+def serve(folders: Sequence[Path], num_runs: int, port: int | None = None) -> int:
+    """Run TensorBoard on the folders until a signal comes; return its exit code, 0 after a signal.
+
+    Raises:
+        BoardError: it ended by itself.
+    """
+    with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryDirectory() as links:
+        process = subprocess.Popen(
+            command(log_folder(folders, Path(links).resolve()), port),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+        stopped = False
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            nonlocal stopped
+            stopped = True
+            process.terminate()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        while process.poll() is None:
+            if address := re.search(r"http://localhost:\d+/", _read(errors)):
+                names = ", ".join(map(shown, folders))
+                print(f"TensorBoard shows {names} at {address[0]} (Ctrl-C stops it)", flush=True)
+                if num_runs > MOST_TICKED:
+                    print(
+                        f"Of more than {MOST_TICKED} runs, here {num_runs}, Scalars and Custom Scalars show none at "
+                        "first: filter the runs on the left, or press TOGGLE ALL RUNS.",
+                        flush=True,
+                    )
+                break
+            time.sleep(0.1)
+        process.wait()
+        said = _read(errors)
+    if stopped:
+        return 0
+    if IN_USE in said:
+        which = "The ports 6006 to 6015 are" if port is None else f"Port {port} is"
+        raise BoardError(f"{which} in use: {'name one by --port' if port is None else 'leave --port away'}.")
+    raise BoardError(f"TensorBoard ended with code {process.returncode}:\n{said.strip()[-2000:]}")
+
+
+def _read(file: IO[str]) -> str:
+    """All of it; read by position, for TensorBoard writes where the common position is."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")

@@ -1,0 +1,1 @@
+"""Runs as folders: read, written, found and weighed without torch."""

@@ -1,0 +1,217 @@
+"""The source code that a training goes through, so that a result is never taken for that of other code.
+
+Read as text, never imported: it knows no torch, and finds what a configuration calls wherever that lies.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+import logging
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from convnets.atomic import write_atomically
+from convnets.configuration.content import changing_callbacks
+from convnets.configuration.shell import removal, shown
+from convnets.files import RunFolderError, read_json
+
+log = logging.getLogger(__name__)
+
+RECORD = "code.json"  # in a run's folder
+
+# What every training goes through here, beside what its configuration calls.
+ALWAYS = tuple(
+    f"convnets.{name}"
+    for name in (
+        *("callbacks.initialization", "callbacks.steps", "classifier", "networks.lazy"),
+        *("training.building", "training.schedule"),
+    )
+)
+PARTS = ("model", "data", "optimizer", "schedule", "init")
+STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
+# Of released packages a result records the version.
+WELL_KNOWN = ("torch", "torchvision", "lightning", "torchmetrics", "hydra", "omegaconf", "timm")
+
+
+def training_sources(config: Mapping[str, Any]) -> dict[str, str]:
+    """Every module that decides what the configuration's training learns, with a digest of its code.
+
+    Those that the configuration calls and what these import of their own package, and the training step's own. A
+    comment, a docstring or another layout makes no difference.
+    """
+    parts = [*(config.get(part) or {} for part in PARTS), *changing_callbacks(config).values()]
+    found: dict[str, Path] = {}
+    for target in [name for part in parts for name in _targets(part)]:
+        if target.partition(".")[0] not in WELL_KNOWN and (defined := _defining_module(target)):
+            _follow(*defined, found)
+    for name in ALWAYS:
+        if path := _path_of(name):
+            found[name] = path
+    return {name: digest(path) for name, path in sorted(found.items())}
+
+
+def record_code(run_dir: Path, config: Mapping[str, Any], goes_on: bool) -> None:
+    """Write code.json: the modules of a run's training with their digests, and those of an earlier part of it."""
+    record: dict[str, Any] = {"modules": training_sources(config)}
+    if goes_on:
+        before = read_json(run_dir / RECORD)
+        others = [modules for modules in _parts(before) if modules != record["modules"]]
+        record |= {"earlier": others} if others else {}
+    write_atomically(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def changed_sources(run_dir: Path, config: Mapping[str, Any]) -> list[str]:
+    """The modules whose code is not that by which the run in the folder was trained."""
+    current, recorded = training_sources(config), _parts(read_json(run_dir / RECORD))
+    names = sorted({*current, *(name for part in recorded for name in part)})
+    return [name for name in names if any(part.get(name) != current.get(name) for part in recorded)]
+
+
+def _parts(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The modules of each part of a training, each by other code; nothing is known of one without a record."""
+    return [*record.get("earlier", []), record.get("modules", {})]
+
+
+def check_code(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Refuse to take a run of other code for one of this code; only say so where the configuration ignores it.
+
+    Raises:
+        RunFolderError: the code of its training has changed since.
+    """
+    if not (changed := changed_sources(run_dir, config)):
+        return
+    what = ", ".join(changed) if (run_dir / RECORD).exists() else f"it has no {RECORD} to say by which"
+    if config.get("ignore_code_changes"):
+        log.warning("%s is of other code than there is now (%s), which is ignored.", shown(run_dir), what)
+        return
+    raise RunFolderError(
+        f"{shown(run_dir)} is of other code than there is now: {what}. To train by this code, beside it: add "
+        "run_name=NAME to train.py's command (of a sweep: sweep_name=NAME); in its place: "
+        f"{removal(run_dir)}. Where the difference does not matter: add ignore_code_changes=true."
+    )
+
+
+def _targets(node: Any) -> Iterator[str]:
+    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
+        yield node["_target_"]
+    for child in children:
+        yield from _targets(child)
+
+
+def _path_of(module: str) -> Path | None:
+    """The file of a module, None where there is none to read."""
+    first, *rest = module.split(".")
+    spec = _spec(first, tuple(sys.path))
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        base = Path(folder).joinpath(*rest)
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+@functools.lru_cache(maxsize=512)
+def _spec(package: str, search_path: tuple[str, ...]) -> ModuleSpec | None:
+    """Where a top-level package lies, which to find out imports nothing."""
+    try:
+        return find_spec(package)
+    except (ImportError, ValueError):
+        return None
+
+
+def _defining_module(name: str) -> tuple[str, Path] | None:
+    """The module in which a dotted name is defined: not the package that passes it on."""
+    if path := _path_of(name):
+        return name, path
+    module, _, last = name.rpartition(".")
+    while module:
+        if path := _path_of(module):
+            for origin, names in _imports(module, path):
+                if last in names and origin != module and (deeper := _defining_module(f"{origin}.{last}")):
+                    return deeper
+            return module, path
+        module, _, last = module.rpartition(".")
+    return None
+
+
+def _follow(module: str, path: Path, found: dict[str, Path]) -> None:
+    """Add the module, and what it imports of its own package and of the user's other files."""
+    if module in found:
+        return
+    found[module] = path
+    for origin, names in _imports(module, path):
+        same_package = origin.partition(".")[0] == module.partition(".")[0]
+        if not (same_package or origin.startswith("convnets.") or _is_users(origin)):
+            continue
+        for name in [f"{origin}.{name}" for name in names] or [origin]:
+            if defined := _defining_module(name):
+                _follow(*defined, found)
+
+
+def _is_users(module: str) -> bool:
+    """Whether it is neither of the standard library nor of an installed package."""
+    spec = _spec(module.partition(".")[0], tuple(sys.path))
+    places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
+    path = next((Path(place).resolve() for place in places if place), STANDARD_LIBRARY)
+    installed = {"site-packages", "dist-packages"} & {*path.parts}
+    return not (installed or path.is_relative_to(STANDARD_LIBRARY) or path.name in ("built-in", "frozen"))
+
+
+def _imports(module: str, path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Modules that the file imports, each with the names it takes from there; none for a module as a whole."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for node in ast.walk(_parsed(path, path.stat().st_mtime_ns)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            found.append((origin, tuple(alias.name for alias in node.names)))
+    return found
+
+
+def digest(path: Path) -> str:
+    """Sixteen hexadecimal digits of a file's code; of a file that is no Python, of its bytes."""
+    return _digest(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=512)
+def _digest(path: Path, changed: int) -> str:
+    try:
+        code = repr(_essence(_parsed(path, changed)))
+    except SyntaxError:
+        code = path.read_text(errors="replace")
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=512)
+def _parsed(path: Path, changed: int) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def _essence(node: Any) -> Any:
+    """A syntax tree as nested tuples, without docstrings and what is empty: the same in every version of Python."""
+    if isinstance(node, list):
+        return tuple(_essence(child) for child in node)
+    if not isinstance(node, ast.AST):
+        return node
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            fields["body"] = node.body[1:]
+    kept = {name: value for name, value in fields.items() if value not in (None, []) or name == "value"}
+    kept.pop("kind", None)  # of a string: u"..."
+    return type(node).__name__, *((name, _essence(value)) for name, value in kept.items())

@@ -1,0 +1,143 @@
+import io
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from PIL import Image, ImageOps
+from support.fruit import COLOURS, picture
+
+from convnets import plots
+from convnets.configuration.composition import ConfigurationError
+from convnets.data import FashionMNISTSampleDataModule
+from convnets.results.evaluation import load_predictions
+from convnets.results.page import _evaluated
+from convnets.results.prediction import Prediction, Refusal, as_records, as_table, find_pictures, predict
+from convnets.runs.run import Run
+from convnets.training.train import train
+
+IMAGES, LABELS = FashionMNISTSampleDataModule().read_split("test")
+BOOT = IMAGES[0, 0].numpy()
+
+
+def saved(tmp_path, image, name="picture.png"):
+    image.save(tmp_path / name)
+    return tmp_path / name
+
+
+def large(image=BOOT):
+    return Image.fromarray(image).resize((280, 280), Image.Resampling.NEAREST)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, small):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train(small("optimizer=adamw", "model.lr=0.01", "trainer.limit_train_batches=null", "trainer.max_epochs=20"), path)
+    return Run(path)
+
+
+def test_predictions_are_the_networks_probabilities(run, tmp_path):
+    (answer,) = predict(run, [saved(tmp_path, Image.fromarray(BOOT))])
+    scores = run.classifier(run.datamodule.to_network_input(IMAGES[:1]))
+    expected = scores[0].softmax(dim=0).topk(3)
+    names = run.datamodule.class_names
+    assert [name for name, _ in answer.top] == [names[index] for index in expected.indices]
+    assert [probability for _, probability in answer.top] == pytest.approx(expected.values.tolist())
+
+
+def test_pictures_enlarged_and_framed_are_recognised_as_well(run, tmp_path):
+    def accuracy(make):
+        paths = [saved(tmp_path, make(image[0].numpy()), f"{number}.png") for number, image in enumerate(IMAGES)]
+        best = [answer.top[0][0] for answer in predict(run, paths)]
+        return np.mean([name == run.datamodule.class_names[label] for name, label in zip(best, LABELS, strict=True)])
+
+    plain = accuracy(Image.fromarray)
+    framed = accuracy(lambda image: ImageOps.expand(ImageOps.invert(large(image)), (40, 90), 255).convert("RGB"))
+    assert plain > 0.6
+    assert framed > plain - 0.05
+
+
+def test_what_is_no_picture_is_named_and_the_others_are_answered(run, tmp_path):
+    good = saved(tmp_path, large())
+    (tmp_path / "text.png").write_text("no picture")
+    buffer = io.BytesIO()
+    large().save(buffer, "PNG")
+    (tmp_path / "torn.png").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    absent = tmp_path / "absent.jpg"
+    answers = list(predict(run, [*find_pictures([tmp_path]), absent]))
+    assert [type(answer) for answer in answers] == [Prediction, Refusal, Refusal, Refusal]
+    assert answers[0].path == good
+    assert [refusal.reason for refusal in answers[1:]] == [
+        "is no picture that can be read",
+        answers[2].reason,
+        "there is no such file",
+    ]
+    assert "truncated" in answers[2].reason or "broken" in answers[2].reason
+    assert str(good) in as_table(answers)
+    assert as_records(answers)[0]["assumed_background"] == "black"
+    assert as_records(answers)[3] == {"file": str(absent), "error": "there is no such file"}
+
+
+def test_a_folder_without_pictures_is_named(run, tmp_path):
+    (answer,) = predict(run, find_pictures([tmp_path]))
+    assert answer == Refusal(tmp_path, "there is no PNG or JPEG file in it")
+
+
+def test_folders_are_searched_for_pictures(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.PNG", "a.jpeg", "deep/c.jpg", "notes.txt"):
+        (tmp_path / name).write_text("")
+    assert find_pictures([tmp_path]) == [tmp_path / "a.jpeg", tmp_path / "b.PNG", tmp_path / "deep" / "c.jpg"]
+
+
+@pytest.fixture(scope="module")
+def fruit_run(tmp_path_factory, compose):
+    path = tmp_path_factory.mktemp("runs") / "fruit"
+    config = compose(
+        "data=fashion_mnist_sample", "data.resize=32", "data.batch_size=30", "trainer=cpu", "trainer.max_epochs=60",
+        "optimizer=adamw", "model.lr=0.01", "model.activation=relu", "callbacks=none", "logger=none",
+    )  # fmt: skip
+    OmegaConf.update(config, "data._target_", "support.fruit.FruitDataModule")
+    train(config, path)
+    return Run(path, trust=["support.fruit.FruitDataModule"])
+
+
+def test_a_colour_sets_pictures_keep_their_colours_and_their_ground(fruit_run, tmp_path):
+    paths = [
+        saved(tmp_path, picture(name, size=200).resize((400, 200)).crop((100, 0, 300, 200)), f"{name}.png")
+        for name in COLOURS
+    ]
+    answers = list(predict(fruit_run, paths))
+    assert [answer.top[0][0] for answer in answers] == list(COLOURS)
+    assert "background" not in as_table(answers)
+    assert set(as_records(answers)[0]) == {"file", "top"}
+    with pytest.raises(ConfigurationError, match=r"--background=white is for Fashion-MNIST.* leave --background out"):
+        list(predict(fruit_run, paths, "white"))
+
+
+def test_the_page_draws_a_colour_sets_mistakes_in_grey(fruit_run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "predictions", lambda images, *rest: (drawn.append(images), Figure())[1])
+    loaded = load_predictions(fruit_run, "test")
+    monkeypatch.setattr(
+        "convnets.results.page.load_predictions", lambda *_: loaded._replace(predicted=1 - loaded.labels.sign())
+    )
+    assert len(_evaluated(fruit_run)) == 2
+    assert drawn[0].shape == (10, 32, 32)
+
+
+def test_a_datamodule_without_a_preparation_gets_its_size_and_channels(fruit_run, tmp_path, monkeypatch):
+    plain = fruit_run.datamodule
+    given = []
+
+    class Own:  # what a LightningDataModule of a user's has
+        image_size, num_channels, class_names = 32, 3, plain.class_names
+
+        def to_network_input(self, images):
+            given.append(images)
+            return plain.to_network_input(images)
+
+    monkeypatch.setattr("convnets.results.prediction.build_datamodule", lambda config: Own())
+    (answer,) = predict(fruit_run, [saved(tmp_path, picture("lime"))])
+    assert answer.top[0][0] == "lime"
+    np.testing.assert_array_equal(given[0][0].permute(1, 2, 0).numpy(), np.asarray(picture("lime")))

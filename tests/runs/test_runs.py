@@ -1,0 +1,112 @@
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+import convnets
+from convnets.runs.record import find_folders
+from convnets.runs.run import Run, RunFolderError, load_run
+from convnets.training.train import train
+
+
+@pytest.fixture
+def outputs(small, tmp_path, monkeypatch):
+    """Two finished runs, the second in a sweep twice."""
+    monkeypatch.chdir(tmp_path)
+    train(small("trainer.max_epochs=1"), tmp_path / "outputs" / "runs" / "first")
+    for name, accuracy in (("a", 0.25), ("b", 0.75)):
+        path = tmp_path / "outputs" / "sweeps" / "lr" / name
+        train(small("trainer.max_epochs=1"), path)
+        result = json.loads((path / "result.json").read_text())
+        result["metrics"]["val/accuracy"] = accuracy
+        (path / "result.json").write_text(json.dumps(result))
+    return tmp_path / "outputs"
+
+
+def test_a_run_is_found_by_folder_name_latest_and_best(outputs, caplog):
+    assert load_run("outputs/runs/first").path.name == "first"
+    assert load_run("first").path == load_run(outputs / "runs" / "first").path.relative_to(outputs.parent)
+    os.utime(outputs / "sweeps" / "lr" / "a" / "status.json", (2**32, 2**32))
+    assert load_run("latest").path.name == "a"
+    os.utime(outputs / "runs" / "first" / "config.yaml", (2**32, 2**32))  # which tells when a run began
+    assert find_folders(["latest"]) == [load_run("latest").path]
+    os.utime(outputs / "runs" / "first" / "config.yaml", (0, 0))
+    (outputs / "runs" / "first" / "status.json").unlink()  # as in a run killed before it wrote one
+    assert load_run("latest").path.name == "a"
+    assert load_run("best:lr").path.name == "b"
+    assert load_run("best:outputs/sweeps/lr").path.name == "b"
+    assert "is the best of 2 on the test split itself: its accuracy flatters" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("frist", r"There is no run frist\. Did you mean first\?"),
+        ("nothing at all", r"There is no run nothing at all\. RUN is a folder, latest, or best:SWEEP\."),
+        ("best:rates", r"There is no finished run in outputs/sweeps/rates\. Sweeps: lr\."),
+        ("outputs", r"outputs is no run's folder: it has no config\.yaml"),
+        ("", r"The name of a run is empty\. RUN is a folder, latest, or best:SWEEP\."),
+        ("twice", r"There are several runs twice\. Give the folder: outputs/runs/twice or outputs/sweeps/lr/twice\."),
+    ],
+)
+def test_a_run_that_is_not_there_is_explained(outputs, name, said):
+    for folder in ("runs", "sweeps/lr"):
+        shutil.copytree(outputs / "runs" / "first", outputs / folder / "twice")
+    with pytest.raises(RunFolderError, match=said):
+        _ = load_run(name).config
+
+
+def test_before_the_first_run_latest_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunFolderError, match=r"There is no run in outputs/ yet: python .*scripts/train\.py makes one"):
+        load_run("latest")
+
+
+def test_a_loaded_run_has_all_that_a_notebook_needs(outputs):
+    before = torch.get_rng_state()
+    run = convnets.load_run("first")
+    assert run.config.model.lr == 0.1
+    assert run.metrics == run.result["metrics"]
+    assert not run.classifier.training
+    assert torch.equal(torch.get_rng_state(), before)  # a notebook's own random numbers stay
+    images, labels = next(iter(run.datamodule.test_dataloader()))
+    with torch.inference_mode():
+        scores = run.classifier(run.datamodule.to_network_input(images))
+    assert scores.shape == (len(labels), 10)
+
+
+def test_weights_of_another_network_are_refused(small, tmp_path):
+    train(small("trainer.max_epochs=1"), tmp_path / "run")
+    config = Run(tmp_path / "run").config
+    config.data.resize = 32
+    Run(tmp_path / "run").save_config(config)
+    with pytest.raises(RunFolderError, match=r"weights\.safetensors does not hold the weights of .*config\.yaml"):
+        _ = Run(tmp_path / "run").classifier
+
+
+def test_a_run_from_before_a_key_existed_has_its_default(small, tmp_path):
+    config = small()
+    del config.checkpoint["every_seconds"], config.init["from_run"]
+    Run(tmp_path).save_config(config)
+    assert Run(tmp_path).config.checkpoint.every_seconds == 60
+    assert Run(tmp_path).config.init.from_run is None
+    assert not Run(tmp_path).finished_result(dict(small()))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", '{"metrics": 5, "validated_on": "holdout"}'),
+        ("result.json", '{"metrics": {}}'),
+        ("result.json", "["),
+        ("config.yaml", "model: 5"),
+        ("config.yaml", "a: b"),
+    ],
+)
+def test_a_damaged_file_is_named(small, tmp_path, name, content):
+    Run(tmp_path).save_config(small())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RunFolderError, match=rf"{name} is damaged\. To train anew: rm -r"):
+        _ = Run(tmp_path).config, Run(tmp_path).metrics

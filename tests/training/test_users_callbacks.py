@@ -1,0 +1,115 @@
+"""Callbacks of Lightning that a user's own file adds: they change what is learned, and the report stays true."""
+
+import itertools
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from convnets.configuration.composition import ConfigurationError
+from convnets.results.evaluation import evaluate
+from convnets.results.leaderboard import build_leaderboard
+from convnets.runs.record import read_run
+from convnets.runs.run import Run
+from convnets.training.train import extend, train
+
+LIGHTNING = "lightning.pytorch.callbacks"
+STOP = {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "val/loss", "patience": 1, "min_delta": 100.0}
+CALLBACKS = {
+    "early stopping": STOP,
+    "moving average": {"_target_": f"{LIGHTNING}.EMAWeightAveraging", "decay": 0.9},
+    "average over epochs": {
+        "_target_": f"{LIGHTNING}.StochasticWeightAveraging", "swa_lrs": 0.05, "swa_epoch_start": 2,
+    },
+    "accumulation": {"_target_": f"{LIGHTNING}.GradientAccumulationScheduler", "scheduling": {0: 1, 2: 2}},
+}  # fmt: skip
+WAYS = {
+    "lenet": ("model.activation=relu", "trainer.limit_train_batches=null"),
+    "held out": ("model.activation=relu", "trainer.limit_train_batches=null", "data.holdout=200"),
+    "batch norm": ("model=resnet18", "data.resize=16", "data.batch_size=32", "trainer.limit_train_batches=2"),
+}
+
+
+def with_callback(config, item):
+    changed = OmegaConf.merge(config, {"callbacks": {"mine": item}})
+    OmegaConf.update(changed, "trainer.max_epochs", 3)
+    return changed
+
+
+AVERAGES = ("moving average", "average over epochs")
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [*((name, "lenet") for name in CALLBACKS), *itertools.product(AVERAGES, ("held out", "batch norm"))],
+)
+def test_what_is_reported_is_what_the_saved_weights_give(small, tmp_path, name, way):
+    config = with_callback(small(*WAYS[way]), CALLBACKS[name])
+    result = train(config, tmp_path / "run")
+    run = Run(tmp_path / "run", trust=[CALLBACKS[name]["_target_"]])
+    evaluation = evaluate(run, "val")
+    assert evaluation["accuracy"] == result["metrics"]["val/accuracy"]
+    assert evaluation["loss"] == pytest.approx(result["metrics"]["val/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [*((name, "lenet") for name in CALLBACKS), ("average over epochs", "batch norm")]
+)
+def test_a_run_cut_off_after_its_last_epoch_ends_as_if_it_had_not_been(small, tmp_path, name, way):
+    config = with_callback(small(*WAYS[way], "checkpoint.keep=true"), CALLBACKS[name])
+    first = train(config, tmp_path / "run")
+    weights = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    (tmp_path / "run" / "result.json").unlink()
+    assert train(config, tmp_path / "run")["metrics"] == first["metrics"]
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == weights
+
+
+def test_epochs_are_not_added_to_an_average_planned_for_fewer(small, tmp_path):
+    config = with_callback(small("checkpoint.keep=true"), CALLBACKS["average over epochs"])
+    train(config, tmp_path / "run")
+    run = Run(tmp_path / "run", trust=[CALLBACKS["average over epochs"]["_target_"]])
+    with pytest.raises(ConfigurationError, match=r"The callback mine of .* may have been planned for 3 epochs"):
+        extend(run, ["trainer.max_epochs=6"])
+    assert run.result
+
+
+def test_the_average_is_not_the_last_epochs_weights(small, tmp_path):
+    """Else the test above would see no difference."""
+    config = with_callback(small("trainer.limit_train_batches=null"), CALLBACKS["average over epochs"])
+    result = train(config, tmp_path / "run")
+    last = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].split(",")
+    assert str(result["metrics"]["val/loss"]) not in last
+
+
+def test_a_run_that_ended_early_says_so_and_why_everywhere(small, tmp_path, capsys):
+    result = train(with_callback(small(), STOP), tmp_path / "run")
+    assert result["epochs"] == 2
+    reason = "Monitored metric val/loss did not improve in the last 1 records"
+    assert result["ended_early"].startswith(reason)
+    told = " ".join(capsys.readouterr().out.split())  # however it was folded
+    assert "lenet: 2 of 3 epochs in " in told
+    assert f" ended early {reason}" in told
+    warnings = build_leaderboard([read_run(tmp_path / "run")]).warnings
+    assert f"Ended before the last epoch: {result['ended_early']} (1 run)." in warnings
+
+
+def test_a_run_to_its_last_epoch_did_not_end_early(small, tmp_path):
+    assert train(small(), tmp_path / "run")["ended_early"] is None
+
+
+def test_a_run_that_stopped_and_was_cut_off_trains_no_epoch_more(small, tmp_path):
+    config = with_callback(small("checkpoint.keep=true"), STOP)
+    first = train(config, tmp_path / "run")
+    weights = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    (tmp_path / "run" / "result.json").unlink()
+    again = train(config, tmp_path / "run")
+    assert (again["epochs"], again["metrics"], again["ended_early"]) == (2, first["metrics"], first["ended_early"])
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == weights
+
+
+def test_the_folder_of_one_is_refused_to_the_other(small, tmp_path):
+    train(small("trainer.max_epochs=3"), tmp_path / "run")
+    said = r"of another configuration:\n  callbacks\.mine\._target_: None there, lightning"
+    with pytest.raises(RuntimeError, match=said):
+        train(with_callback(small(), STOP), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 3
