@@ -7,7 +7,7 @@ from pathlib import Path
 
 try:
     from convnets.benchmark.suite import CONTENDERS, MODELS, Benchmark
-    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.errors import errors_explained
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -30,7 +30,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.repetitions < 1:
         parser.error(f"--repetitions must be at least 1, got {arguments.repetitions}")
-    with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
+    with errors_explained():
         folder = Path("outputs/benchmarks") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         benchmark = Benchmark(folder, lambda line: print(line, flush=True))
         repetitions = 1 if arguments.quick else arguments.repetitions

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.errors import errors_explained
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -17,11 +17,11 @@ parser.add_argument("--port", type=int, help="(the first that is free from 6006 
 def main() -> int:
     """Find the folders, and serve them."""
     arguments = parser.parse_args()
-    with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
+    with errors_explained():
         from convnets.configuration.shell import script
         from convnets.files import RunFolderError
         from convnets.results.tensorboard_server import serve
-        from convnets.runs.record import find_folders, find_runs
+        from convnets.runs.finding import find_folders, find_runs
 
         folders = find_folders(arguments.folders) if arguments.folders else [Path("outputs")]
         num_runs = len(find_runs(folders))

@@ -3,7 +3,7 @@
 import argparse
 
 try:
-    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.errors import errors_explained
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -16,9 +16,9 @@ parser.add_argument("--trust", action="append", default=[], metavar="CLASS", hel
 def main() -> None:
     """Export, check, say where it is."""
     arguments = parser.parse_args()
-    with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
+    with errors_explained():
         from convnets.results.export import export
-        from convnets.runs.run import load_run
+        from convnets.results.trained import load_run
 
         print(export(load_run(arguments.run, arguments.trust), arguments.to))
 

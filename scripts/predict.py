@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.errors import errors_explained
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -33,9 +33,9 @@ parser.add_argument("--trust", action="append", default=[], metavar="CLASS", hel
 def main() -> int:
     """Predict, print; the exit code says whether every file was a picture."""
     arguments = parser.parse_args()
-    with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
+    with errors_explained():
         from convnets.results.prediction import Refusal, as_records, as_table, find_pictures, predict
-        from convnets.runs.run import load_run
+        from convnets.results.trained import load_run
 
         run = load_run(arguments.run, arguments.trust)
         answers = list(predict(run, find_pictures(arguments.images), arguments.background))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.errors import errors_explained
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -36,10 +36,10 @@ def main() -> int:
     """Find the runs; rank, weigh or prune them."""
     arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly, its files written
-    with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
-        from convnets.configuration.shell import script, shown
-        from convnets.files import RunFolderError
-        from convnets.runs.record import find_folders, find_runs
+    with errors_explained():
+        from convnets.configuration.shell import script
+        from convnets.files import RunFolderError, shown
+        from convnets.runs.finding import find_folders, find_runs
 
         folders = find_folders(arguments.folders)
         paths = find_runs(folders)
@@ -57,7 +57,7 @@ def main() -> int:
             return 0
         from convnets.results.leaderboard import build_leaderboard
         from convnets.results.report import FILES, as_markdown, write_report
-        from convnets.runs.record import read_run
+        from convnets.runs.run import read_run
 
         by = [key.strip() for key in arguments.by.split(",") if key.strip()]
         leaderboard = build_leaderboard([read_run(path) for path in paths], arguments.metric, by)

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration.composition import CONFIG_DIR, add_config_dir, errors_explained, wants_traceback
+    from convnets.configuration.composition import add_config_dir
+    from convnets.configuration.errors import errors_explained
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -41,8 +42,8 @@ def main() -> int:
         parser.error(f"{word} changes a recipe, and none is named: {', '.join(RECIPES)} or all")
 
     good = True
-    with errors_explained(CONFIG_DIR, "train", overrides, wants_traceback()):
-        from convnets.callbacks.progress import folded, terminal_width
+    with errors_explained(overrides):
+        from convnets.text import folded, terminal_width
 
         width = terminal_width()
         if sections or not (recipes or arguments.figures):
@@ -57,7 +58,7 @@ def main() -> int:
         if recipes:
             from convnets.book.recipes import Plan
 
-            plans = [Plan(CONFIG_DIR, recipe, arguments.seeds or 5, overrides, RUNS_DIR) for recipe in recipes]
+            plans = [Plan(recipe, arguments.seeds or 5, overrides, RUNS_DIR) for recipe in recipes]
             for plan in plans:
                 print(folded(plan.cost(), width), flush=True)
             reproductions = [plan.carry_out() for plan in plans]
@@ -66,7 +67,7 @@ def main() -> int:
         if arguments.figures:
             from convnets.book.figures import draw_all
 
-            for line in draw_all(CONFIG_DIR, RECIPES, RUNS_DIR, FIGURES_DIR):
+            for line in draw_all(RECIPES, RUNS_DIR, FIGURES_DIR):
                 print(folded(line, width))
     return 0 if good else 1
 

@@ -3,7 +3,7 @@
 import argparse
 
 try:
-    from convnets.configuration.composition import CONFIG_DIR, errors_explained, wants_traceback
+    from convnets.configuration.errors import errors_explained
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -23,11 +23,12 @@ parser.add_argument("--trust", action="append", default=[], metavar="CLASS", hel
 def main() -> None:
     """Load the folder's configuration, and train on."""
     arguments = parser.parse_args()
-    with errors_explained(CONFIG_DIR, "train", [], wants_traceback()):
-        from convnets.runs.run import load_run
+    with errors_explained():
+        from convnets.runs.finding import find_run
+        from convnets.runs.run import Run
         from convnets.training.train import extend, train
 
-        run = load_run(arguments.run, arguments.trust)
+        run = Run(find_run(arguments.run), arguments.trust)
         train(extend(run, arguments.changes), run.path)
 
 

@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 try:
-    from convnets.configuration.composition import CONFIG_DIR, add_config_dir, errors_explained, wants_traceback
+    from convnets.configuration.composition import add_config_dir
+    from convnets.configuration.errors import errors_explained
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -31,7 +32,7 @@ def main() -> int:
     if arguments.kills < 1:
         parser.error(f"--kills must be at least 1, got {arguments.kills}")
     given = [*arguments.config_dir, *arguments.overrides]
-    with errors_explained(CONFIG_DIR, "train", given, wants_traceback()):
+    with errors_explained(given):
         from convnets.benchmark.soak import Soak
 
         epochs = f"trainer.max_epochs={max(arguments.kills // 2, 2)}"

@@ -3,13 +3,9 @@
 import argparse
 
 try:
-    from convnets.configuration.composition import (
-        CONFIG_DIR,
-        add_config_dir,
-        compose,
-        errors_explained,
-        wants_traceback,
-    )
+    from convnets.configuration.composition import add_config_dir
+    from convnets.configuration.errors import errors_explained
+    from convnets.training.command import compose
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -25,8 +21,8 @@ def main() -> None:
     if arguments.depth < 1:
         parser.error(f"--depth must be at least 1, got {arguments.depth}")
     overrides = [*arguments.config_dir, *arguments.overrides]
-    with errors_explained(CONFIG_DIR, "train", overrides, wants_traceback()):
-        config, _ = compose(CONFIG_DIR, "train", overrides)
+    with errors_explained(overrides):
+        config, _ = compose(overrides)
 
         from convnets.training.building import describe_network
 

@@ -7,14 +7,10 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
-from support.repository import CONF, ROOT
+from support.repository import ROOT
 from tensorboard.summary.writer import event_file_writer
 
-import convnets.configuration.naming  # registers the resolvers that conf/ uses
-from convnets.configuration import composition
-
-assert convnets.configuration.naming
-
+from convnets.training import command
 
 # In the background of a shell script Ctrl-C is ignored, by the children too; tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,7 +28,7 @@ def compose() -> Callable[..., DictConfig]:
     """Compose what scripts/train.py would be given, resolved."""
 
     def compose(*overrides: str) -> DictConfig:
-        return composition.compose(CONF, "train", overrides)[0]
+        return command.compose(overrides)[0]
 
     return compose
 

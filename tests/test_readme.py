@@ -12,8 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 from support.repository import ROOT, hydra_context
 
-from convnets.configuration.composition import folder_name
 from convnets.runs.run import STARTED_FILES
+from convnets.training.command import prepare
 from convnets.training.train import train
 from hydra_plugins.gpu_pool_launcher.gpu_pool_launcher import GpuPoolConf
 
@@ -26,7 +26,7 @@ assert COMMANDS  # of none, pytest would test nothing
 def test_commands_compose(overrides):
     with hydra_context():
         words = [re.sub(r"(=[\w.]+),.*", r"\1", word) for word in shlex.split(overrides)]  # of a sweep, the first job
-        assert folder_name(hydra.compose("train", words, return_hydra_config=True))
+        assert prepare(hydra.compose("train", words, return_hydra_config=True))[1]
 
 
 def test_every_script_model_and_run_file_is_named():
@@ -79,4 +79,4 @@ def test_the_three_steps_to_a_new_network_work(tmp_path, monkeypatch, small):
         hydra_context(),
         pytest.raises(ValueError, match=r"model\.width must be a whole number such as 256, got 'wide'"),
     ):
-        folder_name(hydra.compose("train", [search, "model=mlp", "model.width=wide"], return_hydra_config=True))
+        prepare(hydra.compose("train", [search, "model=mlp", "model.width=wide"], return_hydra_config=True))[1]

@@ -3,12 +3,12 @@
 from importlib import import_module
 from typing import Any
 
-_LOADED_ON_FIRST_USE = {"load_run": "convnets.runs.run", "Run": "convnets.runs.run"}
+_LOADED_ON_FIRST_USE = {"load_run": "load_run", "Run": "TrainedRun"}  # names in results/trained.py
 __all__ = ["Run", "load_run"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for."""
     if name in _LOADED_ON_FIRST_USE:
-        return getattr(import_module(_LOADED_ON_FIRST_USE[name]), name)
+        return getattr(import_module("convnets.results.trained"), _LOADED_ON_FIRST_USE[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

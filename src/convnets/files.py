@@ -1,20 +1,70 @@
-"""A run's folder as files: its lock, its JSON. Knows no torch, so that many folders are read in little time."""
+"""Files that are whole or not there, locks, JSON, and paths as a user types them."""
 
 import fcntl
+import hashlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
-from convnets.configuration.shell import removal, shown
 
-FINISHED_FILES = ("config.yaml", "result.json", "metrics.csv", "weights.safetensors")
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file beside `path` that takes its name once it is on the disk: a crash leaves the old one or the new."""
+    temporary = path.with_name(f".{path.name}.incoming")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()  # on a full disk, the space is needed
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too
+    finally:
+        os.close(folder)
+
+
+def file_digest(path: Path) -> str:
+    """Sixteen hexadecimal digits of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file whole: a reader or a crash meets the old content or the new one."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def shown(path: Path) -> str:
+    """The path relative to the current directory where it lies below, to be read."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, FileNotFoundError):  # elsewhere, or the current directory was deleted
+        return str(path)
+
+
+def typed(path: Path) -> str:
+    """The path as the shell takes it, and no command takes it for an option."""
+    text = shown(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def removal(path: Path) -> str:
+    """The command that removes a folder."""
+    return f"rm -r {typed(path)}"
 
 
 class RunFolderError(RuntimeError):
@@ -78,12 +128,6 @@ def is_held(path: Path) -> bool:
     except OSError:  # no such file, or none of ours to read
         return False
     return False
-
-
-def last_change(path: Path) -> float:
-    """When the run in the folder last went on: the `latest` run is the one that went on last."""
-    status_path = path / "status.json"  # which a run killed in its first moment has not
-    return (status_path if status_path.exists() else path / "config.yaml").stat().st_mtime
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from support.repository import CONF
 
 from convnets.book import figures, recipes
 from convnets.book.recipes import Plan, Reproduction, finished_runs, measured_seconds
-from convnets.configuration.composition import ConfigurationError, compose
-from convnets.runs.run import Run, RunFolderError
+from convnets.configuration.rules import ConfigurationError
+from convnets.files import RunFolderError
+from convnets.results.trained import TrainedRun as Run
+from convnets.training.command import compose
 from convnets.training.train import train
 
 QUICK = [
@@ -22,14 +24,14 @@ QUICK = [
 
 def test_a_plan_trains_what_is_missing_and_only_that(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "measured_seconds", lambda config: 7.0)
-    plan = Plan(CONF, "lenet", 2, QUICK, tmp_path)
+    plan = Plan("lenet", 2, QUICK, tmp_path)
     assert "2 runs, 0 already in" in plan.cost()
     assert "training the other 2 takes about 14.0 s" in plan.cost()
     first = plan.carry_out()
     assert len(first.accuracies) == 2
     assert len(list(tmp_path.iterdir())) == 2
 
-    more = Plan(CONF, "lenet", 3, QUICK, tmp_path)
+    more = Plan("lenet", 3, QUICK, tmp_path)
     assert "3 runs, 2 already in" in more.cost()
     assert [config.seed for _, config in more.missing] == [2]
     trained = []
@@ -40,7 +42,7 @@ def test_a_plan_trains_what_is_missing_and_only_that(tmp_path, monkeypatch):
 
 
 def test_the_published_range_stands_also_where_the_recipe_is_changed():
-    plan = Plan(CONF, "resnet18", 1, ["trainer.precision=bf16-mixed"], CONF)
+    plan = Plan("resnet18", 1, ["trainer.precision=bf16-mixed"], CONF)
     assert plan.published == (0.899, 0.919)
     assert plan.recipe == "resnet18 trainer.precision=bf16-mixed"
 
@@ -48,26 +50,26 @@ def test_the_published_range_stands_also_where_the_recipe_is_changed():
 @pytest.mark.parametrize("override", ["seed=3", "run_name=mine", "data.seed=1"])
 def test_what_would_count_one_run_twice_is_refused(override):
     with pytest.raises(ConfigurationError, match=rf"{override}: reproduce.py gives each run its seed and folder"):
-        Plan(CONF, "lenet", 2, [override], CONF)
+        Plan("lenet", 2, [override], CONF)
 
 
 def test_a_result_of_another_configuration_is_not_taken(tmp_path):
-    plan = Plan(CONF, "lenet", 1, QUICK, tmp_path)
-    other, _ = compose(CONF, "train", [*QUICK, "model.lr=0.2"])
+    plan = Plan("lenet", 1, QUICK, tmp_path)
+    other, _ = compose([*QUICK, "model.lr=0.2"])
     train(other, plan.runs[0][0].path)
     with pytest.raises(RunFolderError, match=r"model\.lr: 0\.2 there, 0\.1 now"):
         plan.carry_out()
 
 
 def test_another_recipe_is_not_compared_with_the_book(tmp_path):
-    plan = Plan(CONF, "lenet", 1, QUICK, tmp_path)
+    plan = Plan("lenet", 1, QUICK, tmp_path)
     assert plan.published is None
     assert plan.carry_out().verdict == "not the book's recipe, so not compared"
 
 
 def test_a_wrong_change_is_refused():
     with pytest.raises(ConfigurationError, match=r"model\.lr must be a number above 0, got -1"):
-        Plan(CONF, "lenet", 1, ["model.lr=-1"], CONF)
+        Plan("lenet", 1, ["model.lr=-1"], CONF)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_one_seed_has_no_spread():
 
 
 def test_the_cost_of_a_run_is_measured():
-    config, _ = compose(CONF, "train", ["model=lenet", "trainer=cpu"])
+    config, _ = compose(["model=lenet", "trainer=cpu"])
     one = measured_seconds(config)
     assert 1 < one < 1000
     config.trainer.max_epochs = 100
@@ -95,9 +97,9 @@ def test_the_cost_of_a_run_is_measured():
 
 def book_run(folder, recipe="lenet", *overrides):
     """A folder that says it is a finished run of the recipe, with weights of the right shapes."""
-    config, name = compose(CONF, "train", [f"experiment=book/{recipe}", *overrides])
+    config, name = compose([f"experiment=book/{recipe}", *overrides])
     run = Run(folder / name)
-    trained, _ = compose(CONF, "train", [*QUICK, "callbacks=none"])
+    trained, _ = compose([*QUICK, "callbacks=none"])
     if not (folder / "trained").exists():
         train(trained, folder / "trained")
     shutil.copytree(folder / "trained", run.path)
@@ -109,12 +111,12 @@ def test_finished_runs_are_those_of_the_recipe(tmp_path):
     run = book_run(tmp_path, "lenet", "seed=4")
     other = book_run(tmp_path, "lenet", "trainer.precision=bf16-mixed")
     book_run(tmp_path, "lenet", "model.lr=0.2")
-    assert {found.path for found in finished_runs(CONF, "lenet", tmp_path)} == {run.path, other.path}
-    assert not list(finished_runs(CONF, "vgg", tmp_path))
+    assert {found.path for found in finished_runs("lenet", tmp_path)} == {run.path, other.path}
+    assert not list(finished_runs("vgg", tmp_path))
 
 
 def test_figures_are_drawn_from_what_is_there_and_the_rest_is_named(tmp_path):
-    said = figures.draw_all(CONF, ("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
+    said = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "edges.png", "edges.svg", "learned-kernel.png", "learned-kernel.svg",
     }  # fmt: skip
@@ -125,7 +127,7 @@ def test_figures_are_drawn_from_what_is_there_and_the_rest_is_named(tmp_path):
 
     (tmp_path / "runs").mkdir()
     book_run(tmp_path / "runs")
-    said = figures.draw_all(CONF, ("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
+    said = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert drawn == {
         "edges", "learned-kernel", "lenet-curves", "lenet-filters", "lenet-feature-maps-sweater",

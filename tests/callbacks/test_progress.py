@@ -4,7 +4,7 @@ import re
 import pytest
 
 from convnets.callbacks import TimeEstimate
-from convnets.callbacks.progress import duration, folded
+from convnets.text import duration, folded
 from convnets.training.train import train
 
 

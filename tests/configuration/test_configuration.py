@@ -10,15 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 from support.repository import CONF, hydra_context
 from yaml import YAMLError
 
-from convnets.configuration.composition import (
-    ConfigurationError,
-    expected_band,
-    explain,
-    folder_name,
-    resolve,
-)
+from convnets.configuration.composition import resolve
 from convnets.configuration.content import content_hash, differences, flatten
+from convnets.configuration.errors import explain
+from convnets.configuration.rules import ConfigurationError
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
+from convnets.training.command import expected_band, prepare
 
 
 def root(*overrides):
@@ -28,7 +25,7 @@ def root(*overrides):
 
 def name(*overrides):
     with hydra_context():
-        return folder_name(root(*overrides))
+        return prepare(root(*overrides))[1]
 
 
 def band(*overrides):
@@ -259,8 +256,8 @@ def test_a_mistake_in_ones_own_file_is_named(tmp_path, path, text, said):
         hydra_context(),
         pytest.raises((ConfigurationError, HydraException, YAMLError, OmegaConfBaseException)) as error,
     ):
-        folder_name(root(*overrides))
-    assert re.search(said, explain(error.value, CONF, "train", overrides) or "")
+        prepare(root(*overrides))[1]
+    assert re.search(said, explain(error.value, overrides) or "")
 
 
 def test_a_typo_inside_an_experiment_file_is_found(tmp_path, monkeypatch):
@@ -269,10 +266,10 @@ def test_a_typo_inside_an_experiment_file_is_found(tmp_path, monkeypatch):
     with hydra_context():
         path = ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"]
         experiment.write_text("# @package _global_\nmodel:\n  lr: 0.2\n")
-        assert folder_name(root(*path)).startswith("lenet-lr0.2-")
+        assert prepare(root(*path))[1].startswith("lenet-lr0.2-")
         experiment.write_text("# @package _global_\nmodel:\n  learning: 0.2\n")
         with pytest.raises(ValueError, match=r"There is no key model.learning. Keys of model: name, lr"):
-            folder_name(root(*path))
+            prepare(root(*path))[1]
         experiment.write_text("# @package _global_\ndata:\n  batchsize: 3\n")
         with pytest.raises(ValueError, match=r"There is no key data.batchsize. Did you mean data.batch_size?"):
-            folder_name(root(*path))
+            prepare(root(*path))[1]

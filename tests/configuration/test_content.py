@@ -4,8 +4,6 @@ from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
 from support.repository import CONF, hydra_context
 
-from convnets.configuration.composition import compose as compose_and_name
-from convnets.configuration.composition import folder_name
 from convnets.configuration.content import (
     LIMITS,
     NOT_CONTENT,
@@ -16,6 +14,8 @@ from convnets.configuration.content import (
     flatten,
     is_part_of,
 )
+from convnets.training.command import compose as compose_and_name
+from convnets.training.command import prepare
 
 GROUPS = ("model", "data", "optimizer", "schedule", "init", "trainer")
 CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -90,7 +90,7 @@ def test_the_defaults_written_out_are_the_defaults(compose):
         written = [w for w in written if not w.startswith(("computation", "callbacks.", "logger.")) and "._" not in w]
         with hydra_context():
             names = [
-                folder_name(hydra_compose("train", [choice, *words], return_hydra_config=True))
+                prepare(hydra_compose("train", [choice, *words], return_hydra_config=True))[1]
                 for words in ([], written)
             ]
         assert names[0] == names[1]
@@ -136,15 +136,12 @@ def test_what_a_schedule_does_by_default_written_out_is_the_same(scheduler):
 
 @pytest.mark.parametrize(("ours", "theirs"), SAME)
 def test_what_decides_nothing_where_it_stands_makes_no_other_run(ours, theirs):
-    assert (
-        compose_and_name(CONF, "train", ours)[1].rpartition("-")[2]
-        == compose_and_name(CONF, "train", theirs)[1].rpartition("-")[2]
-    )
+    assert compose_and_name(ours)[1].rpartition("-")[2] == compose_and_name(theirs)[1].rpartition("-")[2]
 
 
 def test_what_was_trained_is_found_however_it_is_written_now(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    name = compose_and_name(CONF, "train", ["optimizer=momentum"])[1]
+    name = compose_and_name(["optimizer=momentum"])[1]
     (tmp_path / "outputs" / "runs" / name).mkdir(parents=True)
     with hydra_context():
         for words in (["optimizer=momentum"], ["optimizer.momentum=0.9"], ["optimizer=momentum", "data.split_seed=4"]):
@@ -156,7 +153,7 @@ def test_what_was_trained_is_found_however_it_is_written_now(tmp_path, monkeypat
 
 @pytest.mark.parametrize(("ours", "theirs"), OTHER)
 def test_what_decides_something_makes_another_run(ours, theirs):
-    assert compose_and_name(CONF, "train", ours)[1] != compose_and_name(CONF, "train", theirs)[1]
+    assert compose_and_name(ours)[1] != compose_and_name(theirs)[1]
 
 
 LIGHTNING = "lightning.pytorch.callbacks"
@@ -173,8 +170,8 @@ def test_a_callback_that_is_not_known_only_to_watch_is_content(tmp_path, name):
     (tmp_path / "callbacks").mkdir()
     (tmp_path / "callbacks" / "mine.yaml").write_text(USERS_CALLBACKS[name])
     found = f"hydra.searchpath=[file://{tmp_path}]"
-    config, with_it = compose_and_name(CONF, "train", [found, "callbacks=mine"])
-    plain, without_it = compose_and_name(CONF, "train", [found])
+    config, with_it = compose_and_name([found, "callbacks=mine"])
+    plain, without_it = compose_and_name([found])
     assert with_it != without_it
     assert with_it.startswith("lenet-mine-")
     item = yaml.safe_load(USERS_CALLBACKS[name])
@@ -214,7 +211,7 @@ def test_a_start_from_weights_is_known_by_the_weights_wherever_they_lie(tmp_path
         (tmp_path / name / "weights.safetensors").write_bytes(weights)
 
     def named(path):
-        return compose_and_name(CONF, "train", [f"init.from_run={path}"])[1]
+        return compose_and_name([f"init.from_run={path}"])[1]
 
     assert named(tmp_path / "first") == named(spelling.format(tmp_path / "first")) == named(tmp_path / "copy")
     assert named(tmp_path / "first") != named(tmp_path / "other")

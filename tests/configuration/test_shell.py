@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from convnets.configuration import naming, shell
-from convnets.configuration.composition import ConfigurationError, as_hydra_takes
+from convnets.configuration.composition import as_hydra_takes
+from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun as Run
 from convnets.training.train import extend, train
 from hydra_plugins.optuna_search.optuna_search import PACKAGES
 

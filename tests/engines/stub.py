@@ -4,13 +4,11 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 
-import convnets.configuration.naming  # noqa: F401 (registers the resolvers)
-from convnets.configuration.composition import main
+from convnets.training.command import main
 
 
-@main(Path(__file__).parents[2] / "conf", "train")
+@main
 def note(config, run_dir):
     import ray
 

@@ -8,9 +8,11 @@ import hydra
 import pytest
 from support.repository import hydra_context
 
-from convnets.configuration.composition import ConfigurationError, folder_name, shipped_targets
 from convnets.configuration.naming import gpus_of_a_job
+from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.shell import installation
+from convnets.configuration.targets import shipped_targets
+from convnets.training.command import prepare
 
 INSTALLED = {
     "basic": True,
@@ -24,7 +26,7 @@ SEARCHES = ["random_search", "bayesian_search"]
 def composed(*overrides):
     with hydra_context():
         root = hydra.compose("train", list(overrides), return_hydra_config=True)
-        return root, folder_name(root)
+        return root, prepare(root)[1]
 
 
 @pytest.mark.parametrize("launcher", INSTALLED)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
 from convnets.training.building import build_trainer
 
 HERE = Path(__file__).parent

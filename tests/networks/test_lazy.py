@@ -5,10 +5,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
 from convnets.networks import LeNet, give_sizes
 from convnets.results.evaluation import evaluate
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun as Run
 from convnets.training.building import build_classifier, build_datamodule, describe_network
 from convnets.training.train import train
 

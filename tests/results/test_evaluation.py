@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
+from convnets.files import RunFolderError
 from convnets.results.evaluation import as_table, compare, comparison_as_table, evaluate, mcnemar
-from convnets.runs.run import Run, RunFolderError
+from convnets.results.trained import TrainedRun as Run
 from convnets.training.train import train
 
 

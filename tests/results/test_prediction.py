@@ -8,12 +8,12 @@ from PIL import Image, ImageOps
 from support.fruit import COLOURS, picture
 
 from convnets import plots
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
 from convnets.data import FashionMNISTSampleDataModule
 from convnets.results.evaluation import load_predictions
 from convnets.results.page import _evaluated
 from convnets.results.prediction import Prediction, Refusal, as_records, as_table, find_pictures, predict
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun as Run
 from convnets.training.train import train
 
 IMAGES, LABELS = FashionMNISTSampleDataModule().read_split("test")

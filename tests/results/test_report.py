@@ -14,13 +14,15 @@ from PIL import Image
 from support.repository import CONF, ROOT
 
 from convnets import plots
-from convnets.configuration.composition import GROUPS, ConfigurationError
+from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import content
+from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError, is_held, locked
 from convnets.results.leaderboard import build_leaderboard
 from convnets.results.report import as_markdown, draw, groups_as_csv, runs_as_csv, verdict
-from convnets.runs.record import find_folders, find_runs, read_run
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun as Run
+from convnets.runs.finding import find_folders, find_runs
+from convnets.runs.run import read_run
 from convnets.training.train import train
 
 VERSIONS = {"python": "3.11.7", "torch": "2.15.0"}

@@ -2,9 +2,11 @@ import json
 
 import pytest
 
-from convnets.files import FINISHED_FILES, RunFolderError, locked
+from convnets.files import RunFolderError, locked
 from convnets.runs import disk
-from convnets.runs.disk import as_table, prunable, prune, prune_after_asking, size, weigh
+from convnets.runs.disk import as_table, prunable, prune, prune_after_asking, weigh
+from convnets.runs.record import FINISHED_FILES
+from convnets.text import size
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import convnets
-from convnets.runs.record import find_folders
-from convnets.runs.run import Run, RunFolderError, load_run
+from convnets.files import RunFolderError
+from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained import load_run
+from convnets.runs.finding import find_folders
 from convnets.training.train import train
 
 

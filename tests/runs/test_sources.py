@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from convnets.files import RunFolderError
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun as Run
 from convnets.runs.sources import digest, training_sources
 from convnets.training.train import extend, train
 from convnets.training.train import train as train_again

@@ -68,7 +68,9 @@ def losses(recipe, run_dir, dtype=torch.float64):
     """
     from support.repository import hydra_context
 
-    import convnets.configuration.naming  # noqa: F401 (registers the resolvers that conf/ uses)
+    from convnets.training.command import register_resolvers
+
+    register_resolvers()
     from convnets.training.building import build_classifier, build_datamodule, build_trainer
 
     with hydra_context():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import convnets.training.building
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
 from convnets.data.sampling import BatchSampler
 from convnets.networks import ResNet18
 from convnets.training.last_batch import Sharing, check_last_batch

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.tensorboard import SummaryWriter
 
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
 from convnets.data import FashionMNISTSampleDataModule
 from convnets.data.preprocessing import shift_flip, to_network_input
 from convnets.data.sampling import ImageBatches

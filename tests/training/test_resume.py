@@ -30,8 +30,9 @@ from support.schedules import SCHEDULES
 from support.waiting import wait_until
 
 from convnets.callbacks import CheckpointError, Interrupted, NothingInitializedError, read_checkpoint
-from convnets.configuration.composition import ConfigurationError
-from convnets.runs.run import Run, RunFolderError
+from convnets.configuration.rules import ConfigurationError
+from convnets.files import RunFolderError
+from convnets.results.trained import TrainedRun as Run
 from convnets.training.train import OutOfMemoryError, extend, train
 
 RESUME = (sys.executable, str(ROOT / "scripts" / "resume.py"))
@@ -517,7 +518,8 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 from support.breaking import At
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun as Run
+
 from convnets.training.train import train
 
 
@@ -547,7 +549,8 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 from support.breaking import At
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun as Run
+
 from convnets.training.train import train
 
 replace = Path.replace

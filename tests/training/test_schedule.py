@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from convnets.configuration import composition
-from convnets.configuration.composition import ConfigurationError, check_targets
+from convnets.configuration.rules import ConfigurationError
+from convnets.configuration.targets import check_targets
 from convnets.runs.run import Run
 from convnets.training.train import extend, train
 

@@ -6,9 +6,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
+from convnets.files import RunFolderError
 from convnets.networks import LeNet
-from convnets.runs.run import Run, RunFolderError
+from convnets.runs.run import Run
 from convnets.training.train import train
 
 

@@ -6,11 +6,11 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
 from convnets.results.evaluation import evaluate
 from convnets.results.leaderboard import build_leaderboard
-from convnets.runs.record import read_run
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun as Run
+from convnets.runs.run import read_run
 from convnets.training.train import extend, train
 
 LIGHTNING = "lightning.pytorch.callbacks"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from convnets.benchmark.marks import NUM_TRAINING_IMAGES, Marks, Task, peak_mib, reset_peak
-from convnets.configuration.composition import CONFIG_DIR, compose, main
+from convnets.configuration.shell import CONFIG_DIR
+from convnets.training.command import compose, main
 
 INSTALL_D2L = "pip install --no-deps d2l && pip install pandas requests ipython matplotlib-inline scipy"
 
@@ -45,7 +46,7 @@ def _ours(task: Task, marks: Marks) -> None:
     marks.imported(marks.started)
     sys.argv = [str(CONFIG_DIR.parent / "scripts" / "train.py"), *_overrides(task)]
 
-    @main(CONFIG_DIR, "train")
+    @main
     def train_marked(config: Any, run_dir: Path) -> None:
         started = time.monotonic()
         from convnets.training.train import train
@@ -75,7 +76,7 @@ def _parts(task: Task, prepared: bool = False) -> tuple[Any, Any, Any]:
     """
     from convnets.training.building import build_classifier, build_datamodule, prepare_process
 
-    config, _ = compose(CONFIG_DIR, "train", _overrides(task))
+    config, _ = compose(_overrides(task))
     if prepared:
         prepare_process(_has_gpu(), config.trainer.matmul_precision, config.trainer.deterministic)
     datamodule = build_datamodule(config)
@@ -235,7 +236,7 @@ def _data_path(task: Task, marks: Marks) -> dict[str, Any]:
     from convnets.training.memory import keep_freed_memory
 
     keep_freed_memory()  # as a training does
-    config, _ = compose(CONFIG_DIR, "train", _overrides(task))
+    config, _ = compose(_overrides(task))
     datamodule = build_datamodule(config)
     datamodule.prepare_data()
     torch.rand(1000, 1000) @ torch.rand(1000, 1000)  # threads and libraries have memory of their own

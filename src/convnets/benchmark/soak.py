@@ -16,8 +16,8 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from convnets.callbacks import newest_checkpoint
-from convnets.configuration.composition import CONFIG_DIR, compose
 from convnets.runs.run import Run
+from convnets.training.command import compose
 from convnets.training.train import train
 
 LONGEST_SECONDS = 2.5  # from a process's first step to its end
@@ -38,7 +38,7 @@ class StepCounter(Callback):
 
 def train_counted(overrides: Sequence[str], run_dir: Path, counter_path: Path) -> None:
     """Train, or go on, in the process that will be killed."""
-    config, _ = compose(CONFIG_DIR, "train", overrides)
+    config, _ = compose(overrides)
     train(config, run_dir, [StepCounter(counter_path)])
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from convnets import plots
-from convnets.atomic import write_atomically
 from convnets.benchmark.marks import NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES, Task
 from convnets.benchmark.measuring import interleaved, measure
+from convnets.files import write_atomically
 
 NUM_EPOCHS = 10
 MODELS: Mapping[str, str] = {"lenet": "LeNet@28", "vgg": "VGG@224", "resnet18": "ResNet18@96"}

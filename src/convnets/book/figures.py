@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from convnets import plots
 from convnets.book.listings import EDGE_KERNEL, edge_image
 from convnets.book.operations import corr2d, learn_kernel
-from convnets.book.recipes import finished_runs, read_rows
+from convnets.book.recipes import finished_runs
 from convnets.configuration.shell import script
 from convnets.data import FashionMNISTSampleDataModule
 from convnets.runs.run import Run
@@ -20,7 +20,7 @@ from convnets.training.building import build_classifier, build_datamodule
 SWEATER, COAT = 2, 4  # labels of "Pullover" and "Coat"
 
 
-def draw_all(config_dir: Path, recipes: Sequence[str], runs_dir: Path, figures_dir: Path) -> list[str]:
+def draw_all(recipes: Sequence[str], runs_dir: Path, figures_dir: Path) -> list[str]:
     """Write every figure that can be drawn as PNG and SVG; return a line for each that was drawn or is missing."""
     figures_dir.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
@@ -37,7 +37,7 @@ def draw_all(config_dir: Path, recipes: Sequence[str], runs_dir: Path, figures_d
     save("learned-kernel", plots.learning_curve(losses, f"Learning the edge kernel: [{learned}] after 10 steps"))
 
     for recipe in recipes:
-        run = next(finished_runs(config_dir, recipe, runs_dir), None)
+        run = next(finished_runs(recipe, runs_dir), None)
         if run is None:
             what = "curves, filters and feature maps" if recipe == "lenet" else "curves"
             said.append(
@@ -48,7 +48,7 @@ def draw_all(config_dir: Path, recipes: Sequence[str], runs_dir: Path, figures_d
         config = run.config
         precision = config["trainer"]["precision"]
         title = f"{recipe}, seed {config['seed']}" + ("" if precision == "32-true" else f", {precision}")
-        save(f"{recipe}-curves", plots.training_curves(read_rows(run), title))
+        save(f"{recipe}-curves", plots.training_curves(run.rows(), title))
         if recipe == "lenet":
             for name, figure in _lenet_pictures(run, title):
                 save(name, figure)

@@ -1,6 +1,5 @@
 """Train the book's recipes, and hold their accuracy against what the book published."""
 
-import csv
 import math
 import statistics
 import tempfile
@@ -15,11 +14,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from convnets.callbacks.progress import count, duration
-from convnets.configuration.composition import ConfigurationError, compose
 from convnets.configuration.content import NOT_RECIPE, differences
+from convnets.configuration.rules import ConfigurationError
 from convnets.runs.run import Run
+from convnets.text import count, duration
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
+from convnets.training.command import compose
 from convnets.training.train import quieten_lightning, train
 
 PRECISION = {"trainer.precision"}  # is compared with what was published, and said
@@ -64,15 +64,15 @@ class Plan:
         ConfigurationError: an override is wrong.
     """
 
-    def __init__(self, config_dir: Path, recipe: str, num_seeds: int, overrides: Sequence[str], runs_dir: Path) -> None:
+    def __init__(self, recipe: str, num_seeds: int, overrides: Sequence[str], runs_dir: Path) -> None:
         if fixed := [word for word in overrides if word.lstrip("+").startswith(("seed=", "data.seed=", "run_name="))]:
             raise ConfigurationError(f"{fixed[0]}: reproduce.py gives each run its seed and folder; see --seeds.")
         self.recipe = " ".join([recipe, *overrides])
         self.runs: list[tuple[Run, DictConfig]] = []
         for seed in range(num_seeds):
-            config, name = compose(config_dir, "train", [f"experiment=book/{recipe}", f"seed={seed}", *overrides])
+            config, name = compose([f"experiment=book/{recipe}", f"seed={seed}", *overrides])
             self.runs.append((Run(runs_dir / name), config))
-        published, _ = compose(config_dir, "train", [f"experiment=book/{recipe}"])
+        published, _ = compose([f"experiment=book/{recipe}"])
         changed = set(differences(_plain(self.runs[0][1]), _plain(published))) - NOT_RECIPE - PRECISION
         self.published: tuple[float, float] | None = None if changed else tuple(published.expected)
 
@@ -150,18 +150,12 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def finished_runs(config_dir: Path, recipe: str, runs_dir: Path) -> Iterator[Run]:
+def finished_runs(recipe: str, runs_dir: Path) -> Iterator[Run]:
     """The finished runs of a book's recipe in a folder, of any seed and precision, by name."""
-    published, _ = compose(config_dir, "train", [f"experiment=book/{recipe}"])
+    published, _ = compose([f"experiment=book/{recipe}"])
     for path in sorted(runs_dir.glob("*/result.json")):
         run = Run(path.parent)
         if not run.is_complete():
             continue
         if set(differences(run.config, published)) <= NOT_RECIPE | PRECISION:
             yield run
-
-
-def read_rows(run: Run) -> list[dict[str, float]]:
-    """The rows of metrics.csv."""
-    with (run.path / "metrics.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]

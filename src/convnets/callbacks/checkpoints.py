@@ -19,10 +19,9 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from convnets.atomic import replacing
 from convnets.callbacks.finite_loss import check_finite
 from convnets.classifier import Classifier
-from convnets.configuration.shell import removal
+from convnets.files import removal, replacing
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 
-from convnets.atomic import write_atomically
 from convnets.classifier import Classifier
+from convnets.files import write_atomically
 
 Row = dict[str, float]
 

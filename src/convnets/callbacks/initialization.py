@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from convnets.atomic import file_digest
 from convnets.classifier import Classifier
+from convnets.files import file_digest
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,6 @@
 
 import logging
 import math
-import re
-import shutil
-import textwrap
 import time
 from typing import Any
 
@@ -17,11 +14,11 @@ from rich.progress import Progress as RichProgress
 
 from convnets.callbacks.history import History
 from convnets.callbacks.steps import steps_in, steps_per_execution
+from convnets.text import duration
 
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.2
-COMMAND = re.compile(r"\b(python|rm|pip|make|tensorboard) ")  # to be copied and typed
 
 
 class Progress(ProgressBar):
@@ -144,46 +141,3 @@ def _advice(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
         advice.append("trainer.precision=bf16-mixed (this processor computes in bf16)")
     advice += ["a smaller data.resize", "fewer trainer.max_epochs"]
     return f" What makes it shorter: {', '.join(advice[:-1])}, {advice[-1]}."
-
-
-def terminal_width() -> int:
-    """Columns of the terminal, or of COLUMNS; so many that nothing is folded where there is neither."""
-    return shutil.get_terminal_size((10_000, 24)).columns
-
-
-def folded(text: str, width: int) -> str:
-    """Break lines that are longer than `width`: between columns (two spaces) where there are any, else between words.
-
-    A line with a command stays whole, for it would not work in two; so does one with a word or path that does not fit.
-    """
-    return "\n".join(_folded_line(line, width) for line in text.split("\n"))
-
-
-def _folded_line(line: str, width: int) -> str:
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    longest = max(map(len, line.split()), default=0)
-    if len(line) <= width or len(indent) + longest > width or COMMAND.search(line):
-        return line
-    lines = [""]
-    for column in re.split(r"(?<=\S)(?=  )", line):
-        if lines[-1] and len(lines[-1] + column) > width:
-            lines.append(indent + column.lstrip())
-        else:
-            lines[-1] += column
-    wrapper = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(map(wrapper.fill, lines))
-
-
-def count(number: int, noun: str) -> str:
-    """A number of things: 1 run, 2,000 runs."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 4.2 s, 3 min 20 s, 5 h 07 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

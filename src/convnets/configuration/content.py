@@ -34,20 +34,17 @@ NOT_RECIPE = {
     *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("trainer.sync_batchnorm", "steps_per_execution"),
 }
-# Keys that came after the first runs, with the value that means what these did.
-LATER_KEYS: Mapping[str, Any] = {
-    "checkpoint.every_seconds": 60,
-    "init.from_run": None,
-    "compile": False,
-    "steps_per_execution": 1,
-    "ignore_code_changes": False,
-    "data.device": "auto",
-    "trainer.matmul_precision": "high",
-    "model.activation": "sigmoid",
-    "computation": 1,
-}
 # Values that mean the same as none at all.
-NO_VALUE: Mapping[str, Any] = {"trainer.accelerator": "auto", "optimizer.fused": False, "schedule.monitor": "val/loss"}
+NO_VALUE: Mapping[str, Any] = {
+    "compile": False,
+    "computation": 1,
+    "model.activation": "sigmoid",
+    "optimizer.fused": False,
+    "schedule.monitor": "val/loss",
+    "steps_per_execution": 1,
+    "trainer.accelerator": "auto",
+    "trainer.matmul_precision": "high",
+}
 # Data sets whose bytes are verified: where these lie decides nothing. Of any other set the folder is content.
 VERIFIED = ("convnets.data.FashionMNISTDataModule", "convnets.data.FashionMNISTSampleDataModule")
 LIMITS = tuple(f"trainer.limit_{stage}_batches" for stage in ("train", "val", "test"))  # where 1 is no share
@@ -61,7 +58,7 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
     values = {
         key: value
         for key, value in meanings(config).items()
-        if value is not None and value != {} and value != LATER_KEYS.get(key) and value != NO_VALUE.get(key)
+        if value is not None and value != {} and value != NO_VALUE.get(key)
     }
     if not values.get("data.holdout"):  # without held-out images none are chosen, and the test split validates
         values.pop("data.split_seed", None)
@@ -143,7 +140,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
     a, b = content(ours), content(theirs)
     keys = [key for key in sorted({*a, *b}) if not _same(a.get(key), b.get(key))]
     meant = meanings(ours), meanings(theirs)
-    values = {key: tuple(one.get(key, LATER_KEYS.get(key)) for one in meant) for key in keys}
+    values = {key: tuple(one.get(key, NO_VALUE.get(key)) for one in meant) for key in keys}
     return {key: (x, y) for key, (x, y) in values.items() if not _same(x, y)}
 
 

@@ -1,4 +1,4 @@
-"""Paths and commands as a user types them: they work as they stand, from the current directory. Knows only Python."""
+"""Commands as a user types them: they work as they stand, from the current directory."""
 
 import difflib
 import importlib.metadata
@@ -11,24 +11,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from convnets.files import typed
+
 _PACKAGE_DIR = Path(__file__).parents[1]
+
+
 IS_INSTALLED = (_PACKAGE_DIR / "conf").is_dir()  # a wheel carries conf/ and scripts/ within the package
+
+
 HOME_DIR = _PACKAGE_DIR if IS_INSTALLED else _PACKAGE_DIR.parents[1]  # has conf/ and scripts/
+
+
 CONFIG_DIR = HOME_DIR / "conf"
-
-
-def shown(path: Path) -> str:
-    """The path relative to the current directory where it lies below, to be read."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except (ValueError, FileNotFoundError):  # elsewhere, or the current directory was deleted
-        return str(path)
-
-
-def typed(path: Path) -> str:
-    """The path as the shell takes it, and no command takes it for an option."""
-    text = shown(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def python() -> str:
@@ -47,11 +41,6 @@ def script(name: str, *words: str) -> str:
         is_inside = Path.cwd().is_relative_to(HOME_DIR)
         program = shlex.quote(os.path.relpath(path) if is_inside else str(path))
     return " ".join([python(), program, *words])
-
-
-def removal(path: Path) -> str:
-    """The command that removes a folder."""
-    return f"rm -r {typed(path)}"
 
 
 def installation(extra: str) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from convnets.atomic import write_atomically
 from convnets.callbacks.history import History
 from convnets.dashboard.drawing import Drawings
+from convnets.files import write_atomically
 from convnets.plots import training_curves
 
 

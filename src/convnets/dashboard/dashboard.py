@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
-from convnets.callbacks.progress import count, duration
 from convnets.classifier import Classifier
 from convnets.dashboard.drawing import Drawings
 from convnets.dashboard.norms import layer_weights
@@ -21,6 +20,7 @@ from convnets.dashboard.pictures import Shot, Validation, draw
 from convnets.dashboard.probe import Array, as_array, look, probe_numbers, sampled
 from convnets.dashboard.summary import write_summary
 from convnets.dashboard.tensorboard import writer_of
+from convnets.text import count, duration
 
 log = logging.getLogger(__name__)
 

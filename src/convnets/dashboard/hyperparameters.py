@@ -11,8 +11,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from convnets.configuration.composition import GROUPS, RULES
+from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import NOT_CONTENT, changing_callbacks, flatten, is_part_of
+from convnets.configuration.rules import RULES
 from convnets.configuration.shell import CONFIG_DIR
 
 FIRST_COLUMNS = ("init", "model", "model.lr", "optimizer", "seed")  # TensorBoard shows five hyperparameters at first

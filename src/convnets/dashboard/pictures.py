@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from convnets import plots
-from convnets.callbacks.progress import count
 from convnets.dashboard.probe import SATURATED_WITHIN, Array, Look
+from convnets.text import count
 
 NUM_EXAMPLES = 20  # in a picture
 NUM_MAP_COLUMNS = 8  # of feature maps: TensorBoard shows pictures 350 pixels wide, and their words are to be read

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 
-from convnets.atomic import write_atomically
 from convnets.callbacks.checkpoints import Checkpoints
 from convnets.callbacks.history import History
 from convnets.classifier import Classifier
 from convnets.dashboard.tensorboard import writer_of
+from convnets.files import write_atomically
 from convnets.networks import summarize
 
 FLOPS_OF_A_MULTIPLY_ADD = 2

@@ -20,11 +20,11 @@ from torchmetrics.functional.classification import (
 )
 
 from convnets import plots
-from convnets.atomic import write_atomically
 from convnets.classifier import Tally
-from convnets.configuration.composition import ConfigurationError
 from convnets.configuration.content import differences
-from convnets.runs.run import Run
+from convnets.configuration.rules import ConfigurationError
+from convnets.files import write_atomically
+from convnets.results.trained import TrainedRun
 from convnets.training.building import build_trainer
 from convnets.training.train import quieten_lightning
 
@@ -41,8 +41,8 @@ class Predictions(NamedTuple):
     probabilities: Tensor  # (N,), of the predicted class
 
 
-def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
-    """Run the network over a split; write evaluation-SPLIT.json, predictions-SPLIT.csv and confusion-SPLIT.png.
+def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
+    """TrainedRun the network over a split; write evaluation-SPLIT.json, predictions-SPLIT.csv and confusion-SPLIT.png.
 
     On the device, in the precision and with the batch size of the training, so that its own figures come out again.
 
@@ -92,7 +92,7 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     return evaluation
 
 
-def _outputs(run: Run, split: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _outputs(run: TrainedRun, split: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Scores, losses and labels, a batch an item."""
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
     config = OmegaConf.merge(run.config, {"trainer": alone})
@@ -108,14 +108,14 @@ def _outputs(run: Run, split: str) -> tuple[list[Tensor], list[Tensor], list[Ten
     return ([part.cpu() for part in parts] for parts in (scores, losses, labels))  # type: ignore[return-value]
 
 
-def _reported(run: Run, split: str) -> dict[str, float]:
+def _reported(run: TrainedRun, split: str) -> dict[str, float]:
     """The accuracy and loss of these images that the training ended with, if it looked at them."""
     stages = {"val": "val", "test": "val" if run.result.get("validated_on") == "test split" else "test"}
     prefix = f"{stages.get(split)}/"
     return {name.removeprefix(prefix): value for name, value in run.metrics.items() if name.startswith(prefix)}
 
 
-def _weights_sha256(run: Run) -> str:
+def _weights_sha256(run: TrainedRun) -> str:
     return hashlib.sha256((run.path / "weights.safetensors").read_bytes()).hexdigest()
 
 
@@ -167,7 +167,7 @@ def _verdict(evaluation: Mapping[str, Any], reported: Mapping[str, float]) -> st
     return f"differs: {', and '.join(parts)}"
 
 
-def load_evaluation(run: Run, split: str) -> dict[str, Any]:
+def load_evaluation(run: TrainedRun, split: str) -> dict[str, Any]:
     """What `evaluate` found, which is called where that was not done with these weights."""
     try:
         evaluation = json.loads((run.path / f"evaluation-{split}.json").read_text())
@@ -178,7 +178,7 @@ def load_evaluation(run: Run, split: str) -> dict[str, Any]:
     return evaluate(run, split)
 
 
-def load_predictions(run: Run, split: str) -> Predictions:
+def load_predictions(run: TrainedRun, split: str) -> Predictions:
     """The predictions beside `load_evaluation`."""
     load_evaluation(run, split)
     with (run.path / f"predictions-{split}.csv").open() as file:
@@ -187,7 +187,7 @@ def load_predictions(run: Run, split: str) -> Predictions:
     return Predictions(labels, predicted, torch.tensor([float(row["probability"]) for row in rows]))
 
 
-def compare(a: Run, b: Run) -> dict[str, Any]:
+def compare(a: TrainedRun, b: TrainedRun) -> dict[str, Any]:
     """Where two runs differ: configuration, final metrics, and the test images that only one gets right.
 
     Raises:
@@ -219,7 +219,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def comparison_as_table(a: Run, b: Run, comparison: Mapping[str, Any]) -> str:
+def comparison_as_table(a: TrainedRun, b: TrainedRun, comparison: Mapping[str, Any]) -> str:
     """The comparison for a terminal."""
     lines = [f"A  {a}", f"B  {b}", "", "configuration"]
     width = max(map(len, [*comparison["configuration"], *comparison["metrics"]]), default=0)

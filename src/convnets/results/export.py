@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.shell import installation
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 NUM_CHECKED = 100
@@ -61,7 +61,7 @@ class Exported(NamedTuple):
         )
 
 
-def export(run: Run, to: str) -> Exported:
+def export(run: TrainedRun, to: str) -> Exported:
     """Write RUN/model.onnx or RUN/model.pt2, once it has given the run's scores for 100 real images.
 
     Its input `images` are bytes (N, C, H, W) of any N, its output `scores` floats (N, num_classes).

@@ -4,12 +4,13 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from convnets.configuration.composition import GROUPS, ConfigurationError, unknown_key
+from convnets.configuration.composition import GROUPS
+from convnets.configuration.rules import ConfigurationError, unknown_key
 from convnets.results.significance import Estimate, difference, holm
-from convnets.runs.record import RunRecord
+from convnets.runs.run import Run
 
 SIGNIFICANT = 0.05
 
@@ -25,7 +26,7 @@ class Group:
 
     label: str
     choices: Mapping[str, Any]
-    runs: Sequence[RunRecord]
+    runs: Sequence[Run]
     estimates: Mapping[str, Estimate]
 
 
@@ -78,12 +79,12 @@ class Leaderboard:
     keys: Sequence[str]
     pooled: Sequence[str]
     boards: Sequence[Board]
-    runs: Sequence[RunRecord]
-    unfinished: Sequence[RunRecord]
+    runs: Sequence[Run]
+    unfinished: Sequence[Run]
     warnings: Sequence[str]
 
 
-def build_leaderboard(runs: Sequence[RunRecord], metric: str = "val/accuracy", by: Sequence[str] = ()) -> Leaderboard:
+def build_leaderboard(runs: Sequence[Run], metric: str = "val/accuracy", by: Sequence[str] = ()) -> Leaderboard:
     """Group the runs, rank the groups by the mean of a metric, compare them with the best.
 
     Args:
@@ -99,8 +100,8 @@ def build_leaderboard(runs: Sequence[RunRecord], metric: str = "val/accuracy", b
         known = sorted({name for run in done for name in [*run.result.get("metrics", {}), "seconds"]})
         raise ConfigurationError(f"No finished run has {metric}. --metric is one of: {', '.join(known)}.")
     for key in by:
-        if readable and not any(key in run.config or key in run.settings for run in readable):
-            raise ConfigurationError(unknown_key(key, {key: None for run in readable for key in run.config}))
+        if readable and not any(key in run.values or key in run.settings for run in readable):
+            raise ConfigurationError(unknown_key(key, {key: None for run in readable for key in run.values}))
     swept = swept_keys([run.settings for run in readable])
     keys = list(by) or naming_keys(readable)
     pooled = [key for key in swept if key not in keys]
@@ -127,20 +128,20 @@ def lower_is_better(metric: str) -> bool:
     return any(word in metric for word in ("loss", "error", "seconds"))
 
 
-def validation_images(run: RunRecord, metric: str = "val/accuracy") -> str:
+def validation_images(run: Run, metric: str = "val/accuracy") -> str:
     """On which images the metric was computed, in words: only what has the same is ranked together."""
     stage = metric.partition("/")[0]
     if run.validated_on_test_split():
         text = "the test split"
     elif stage == "val":
-        text = f"{run.config.get('data.holdout'):,} held-out training images"
-        text += f" (split_seed={run.config['data.split_seed']})" if run.config.get("data.split_seed") else ""
+        text = f"{run.values.get('data.holdout'):,} held-out training images"
+        text += f" (split_seed={run.values['data.split_seed']})" if run.values.get("data.split_seed") else ""
     else:
         text = "held-out training images"
-    limit = run.config.get(f"trainer.limit_{stage}_batches")
+    limit = run.values.get(f"trainer.limit_{stage}_batches")
     if limit is not None and not (isinstance(limit, float) and limit == 1):
-        text += f", only {limit} batches of {run.config.get('data.batch_size')}"
-    data = run.settings["data"] or run.config.get("data._target_")
+        text += f", only {limit} batches of {run.values.get('data.batch_size')}"
+    data = run.settings["data"] or run.values.get("data._target_")
     return text if data == "fashion_mnist" else f"{text} of {data}"
 
 
@@ -166,12 +167,12 @@ def _code_last(key: str) -> tuple[bool, str]:
     return key == "code", key
 
 
-def naming_keys(runs: Iterable[RunRecord]) -> list[str]:
+def naming_keys(runs: Iterable[Run]) -> list[str]:
     """The model, and as few keys as tell the runs apart."""
     return ["model", *(key for key in swept_keys([run.settings for run in runs]) if key != "model")]
 
 
-def differing(runs: Sequence[RunRecord]) -> set[str]:
+def differing(runs: Sequence[Run]) -> set[str]:
     """The keys that the runs do not all have the same value of."""
     keys = {key for run in runs for key in run.settings}
     return {key for key in keys if len({as_text(run.settings.get(key)) for run in runs}) > 1}
@@ -186,7 +187,7 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def _chosen_alike(runs: Sequence[RunRecord]) -> list[RunRecord]:
+def _chosen_alike(runs: Sequence[Run]) -> list[Run]:
     """The same runs, those of one recipe with the choices of the first: it may be written in several ways.
 
     Where one recipe was trained by different code, the runs get a setting of that name, so that they are told apart.
@@ -195,17 +196,17 @@ def _chosen_alike(runs: Sequence[RunRecord]) -> list[RunRecord]:
     for same in _groups_of(runs, lambda run: run.recipe).values():
         choices = {group: same[0].settings.get(group) for group in GROUPS}
         codes = {
-            run.path: hashlib.sha256(json.dumps(run.code).encode()).hexdigest()[:6]
+            run.path: hashlib.sha256(json.dumps(run.code["modules"]).encode()).hexdigest()[:6]
             for run in same
-            if run.code and run.state == "done"
+            if run.code.get("modules") and run.state == "done"
         }
         for run in same:
             code = {"code": codes[run.path]} if run.path in codes and len({*codes.values()}) > 1 else {}
-            alike.append(replace(run, settings={**run.settings, **choices, **code}, changes=same[0].changes))
+            alike.append(run.with_settings({**run.settings, **choices, **code}, same[0].changes))
     return alike
 
 
-def label(run: RunRecord, keys: Sequence[str], own: Collection[str] = ()) -> str:
+def label(run: Run, keys: Sequence[str], own: Collection[str] = ()) -> str:
     """What to type for the run, as far as it is not what others have too: the model's name, then keys and values.
 
     Args:
@@ -218,27 +219,27 @@ def label(run: RunRecord, keys: Sequence[str], own: Collection[str] = ()) -> str
     return " ".join([*words, *(f"{key}={as_text(value)}" for key, value in named.items() if value is not None)])
 
 
-def _groups_of(runs: Iterable[RunRecord], key: Any) -> dict[Any, list[RunRecord]]:
+def _groups_of(runs: Iterable[Run], key: Any) -> dict[Any, list[Run]]:
     groups = defaultdict(list)
     for run in runs:
         groups[key(run)].append(run)
     return groups
 
 
-def _one_a_seed(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[RunRecord]:
+def _one_a_seed(runs: Sequence[Run], keys: Sequence[str]) -> list[Run]:
     """The newest of each configuration and seed: two of them are one measurement, not two."""
     by_age = sorted(runs, key=lambda run: str(run.result.get("finished", "")))
     newest = {(run.recipe, run.seeds, _values(run, keys)): run for run in by_age}
     return sorted(newest.values(), key=lambda run: (run.recipe, str(run.seeds)))
 
 
-def _values(run: RunRecord, keys: Sequence[str]) -> tuple[str, ...]:
+def _values(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(as_text(run.setting(key)) for key in keys)
 
 
 def _board(
     validated_on: str,
-    runs: Sequence[RunRecord],
+    runs: Sequence[Run],
     metric: str,
     keys: Sequence[str],
     pooled: Sequence[str],
@@ -266,9 +267,7 @@ def _compare(groups: Sequence[Group], metric: str, pooled: Sequence[str]) -> lis
     return comparisons
 
 
-def _group(
-    runs: Sequence[RunRecord], metric: str, keys: Sequence[str], names: Sequence[str], own: Collection[str]
-) -> Group:
+def _group(runs: Sequence[Run], metric: str, keys: Sequence[str], names: Sequence[str], own: Collection[str]) -> Group:
     figures = [metric, *runs[0].result.get("metrics", {}), "seconds", "train_seconds", "images_per_second"]
     values = {name: [value for run in runs if (value := run.value(name)) is not None] for name in figures}
     estimates = {name: Estimate.of(known) for name, known in values.items() if len(known) == len(runs)}
@@ -282,7 +281,7 @@ def _sample(group: Group, metric: str, pooled: Sequence[str]) -> dict[Hashable, 
     return dict(zip(shared, values, strict=True))
 
 
-def _warnings(runs: Sequence[RunRecord]) -> list[str]:
+def _warnings(runs: Sequence[Run]) -> list[str]:
     """What differs between the runs beside their configuration."""
     names = sorted({name for run in runs for name in run.result.get("versions", {})})
     warnings = []
@@ -294,14 +293,14 @@ def _warnings(runs: Sequence[RunRecord]) -> list[str]:
     if len(commits) > 1:
         warnings.append(f"Mixed versions of this code: {_counts(commits)}.")
     digests: dict[str, set[str]] = defaultdict(set)
-    for module, digest in (item for run in runs for item in run.code.items()):
+    for module, digest in (item for run in runs for item in run.code.get("modules", {}).items()):
         digests[module].add(digest)
     if mixed := [f"{module} ({len(found)} versions)" for module, found in sorted(digests.items()) if len(found) > 1]:
         warnings.append(f"Runs were trained by different code: {', '.join(mixed)}.")
-    if changed := sum(run.code_changed for run in runs):
+    if changed := sum("earlier" in run.code for run in runs):
         warnings.append(f"{count(changed, 'run')} went on by other code than begun with.")
-    devices = Counter(run.device or "unknown" for run in runs)
-    if early := Counter(run.ended_early for run in runs if run.ended_early):
+    devices = Counter(str(run.result.get("device") or "unknown") for run in runs)
+    if early := Counter(reason for run in runs if (reason := run.result.get("ended_early"))):
         warnings.append(f"Ended before the last epoch: {_counts(early)}.")
     if len(devices) > 1:
         warnings.append(f"Mixed devices, so seconds and images per second do not compare: {_counts(devices)}.")

@@ -11,15 +11,15 @@ import torch
 from matplotlib.figure import Figure
 
 from convnets import plots
-from convnets.atomic import write_atomically
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
 from convnets.data.archive import DataUnavailableError
-from convnets.files import RunFolderError, shown
+from convnets.files import RunFolderError, shown, write_atomically
 from convnets.results.evaluation import load_evaluation, load_predictions
-from convnets.results.leaderboard import Board, Group, Leaderboard, count, lower_is_better
+from convnets.results.leaderboard import Board, Group, Leaderboard, lower_is_better
 from convnets.results.report import draw, verdict
-from convnets.runs.record import RunRecord
+from convnets.results.trained import TrainedRun
 from convnets.runs.run import Run
+from convnets.text import count
 
 FILE = "report.html"
 NUM_GROUPS_SHOWN = 6  # each with curves, confusion matrix and mistakes of one of its runs
@@ -103,14 +103,14 @@ def _board_parts(board: Board, metric: str) -> list[str]:
     ]
 
 
-def _unfinished_table(runs: Sequence[RunRecord]) -> str:
+def _unfinished_table(runs: Sequence[Run]) -> str:
     rows = [[run.state, shown(run.path), str(run.epoch), run.error] for run in runs]
     return _table(["state", "folder", "epoch", "error"], rows, "plain")
 
 
 def _closer_look(group: Group, metric: str) -> list[str]:
     record = min(group.runs, key=lambda run: run.path)
-    run = Run(record.path)
+    run = TrainedRun(record.path)
     one_of = f"One of its {len(group.runs):,} runs: " if len(group.runs) > 1 else ""
     parts = [
         f"<h3>{escape(group.label)}</h3>",
@@ -125,7 +125,7 @@ def _closer_look(group: Group, metric: str) -> list[str]:
         return [*parts, f'<p class="warning">Not evaluated: {escape(str(error))}</p>']
 
 
-def _evaluated(run: Run) -> list[str]:
+def _evaluated(run: TrainedRun) -> list[str]:
     evaluation, predictions = load_evaluation(run, "test"), load_predictions(run, "test")
     names = run.datamodule.class_names
     weakest = min(evaluation["classes"], key=lambda row: row["recall"])

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from convnets.configuration.composition import ConfigurationError
+from convnets.configuration.rules import ConfigurationError
 from convnets.data.pictures import fill_square
-from convnets.runs.run import Run
+from convnets.results.trained import TrainedRun
 from convnets.training.building import build_datamodule
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -50,7 +50,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def predict(run: Run, paths: Sequence[Path], background: str = "auto") -> Iterator[Prediction | Refusal]:
+def predict(run: TrainedRun, paths: Sequence[Path], background: str = "auto") -> Iterator[Prediction | Refusal]:
     """Classify each picture; what is none is refused, and the others go on.
 
     A data set that prepares pictures in a way of its own has a method `prepare_picture(picture, background)`, which

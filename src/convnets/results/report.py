@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from convnets import plots
-from convnets.atomic import write_atomically
-from convnets.files import shown
-from convnets.results.leaderboard import Board, Comparison, Group, Leaderboard, as_text, count, label, lower_is_better
-from convnets.runs.record import RunRecord
+from convnets.files import shown, write_atomically
+from convnets.results.leaderboard import Board, Comparison, Group, Leaderboard, as_text, label, lower_is_better
+from convnets.runs.run import Run
+from convnets.text import count
 
 FILES = ("leaderboard.md", "leaderboard.csv", "runs.csv", "leaderboard.png")
 NUM_SENTENCES = 10  # about differences, a table
@@ -127,9 +127,9 @@ def _unfinished_lines(leaderboard: Leaderboard, most_rows: int | None) -> list[s
     rows = []
     for run in sorted(leaderboard.unfinished, key=lambda run: (run.state, str(run.path))):
         name = label(run, leaderboard.keys) if run.settings else ""
-        epoch = f"{run.epoch}/{run.num_epochs}" if run.num_epochs else str(run.epoch)
+        epoch = "/".join(map(str, filter(None, [run.epoch, run.values.get("trainer.max_epochs")])))
         latest = _fixed(run.latest(metric))
-        rows.append([run.state, name, str(run.config.get("seed", "")), epoch, latest, shown(run.path), run.error])
+        rows.append([run.state, name, str(run.values.get("seed", "")), epoch, latest, shown(run.path), run.error])
     return _table(header, rows, {0, 1, 5, 6}, most_rows)
 
 
@@ -206,8 +206,8 @@ def runs_as_csv(leaderboard: Leaderboard) -> str:
     for run in leaderboard.runs:
         settings = _texts(run.setting(key) for key in [*leaderboard.keys, *leaderboard.pooled])
         told = [run.result.get(name) for name in ("validated_on", "finished", "device", "git_commit")]
-        told += [run.result.get("versions", {}).get(name) for name in versions] + [run.ended_early]
-        row = [shown(run.path), run.state, *settings, run.config.get("seed"), run.epoch]
+        told += [run.result.get("versions", {}).get(name) for name in versions] + [run.result.get("ended_early") or ""]
+        row = [shown(run.path), run.state, *settings, run.values.get("seed"), run.epoch]
         rows.append([*row, *(run.value(name) for name in numbers), *told, run.error])
     return _as_csv(columns, rows)
 
@@ -247,11 +247,13 @@ def _contender(rank: int, group: Group, metric: str) -> plots.Contender:
     return plots.Contender(group.label, estimate.mean, estimate.half_width or 0.0, seconds, curve, choices)
 
 
-def _mean_curve(runs: Sequence[RunRecord], metric: str) -> list[tuple[float, float, float, float]]:
+def _mean_curve(runs: Sequence[Run], metric: str) -> list[tuple[float, float, float, float]]:
     """Epoch, and the lowest value, mean and highest of the runs that came so far."""
     stage, _, quantity = metric.partition("/")
+    name = f"val/{quantity}" if stage == "test" else metric
     by_epoch = defaultdict(list)
     for run in runs:
-        for epoch, value in run.curve(f"val/{quantity}" if stage == "test" else metric):
-            by_epoch[epoch].append(value)
+        for row in run.rows():
+            if name in row:
+                by_epoch[row["epoch"]].append(row[name])
     return [(e, min(values), statistics.fmean(values), max(values)) for e, values in sorted(by_epoch.items())]

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnets.files import FINISHED_FILES, RunFolderError, is_held, locked, shown
+from convnets.files import RunFolderError, is_held, locked, shown
+from convnets.runs.run import FINISHED_FILES
+from convnets.text import size
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,6 @@ def as_table(weights: Sequence[Weight], most_rows: int = 30) -> str:
 
 def _sums(weights: Sequence[Weight]) -> tuple[int, int, int]:
     return sum(w.total for w in weights), sum(w.checkpoints for w in weights), sum(w.weights for w in weights)
-
-
-def size(num_bytes: int) -> str:
-    """Bytes in the largest unit that leaves at least one; powers of 1,000."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes} B"
 
 
 def prunable(path: Path) -> list[Path]:

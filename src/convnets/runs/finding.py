@@ -1,12 +1,25 @@
-"""Find a run's folder by what a user calls it. Knows no torch."""
+"""Find runs by what a user calls them."""
 
+import difflib
 import logging
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from convnets.configuration.shell import nearest_name, removal, script
-from convnets.files import RunFolderError, last_change, read_json
+from convnets.configuration.shell import nearest_name, script
+from convnets.files import RunFolderError, read_json, removal
+
+RUNS_DIR, SWEEPS_DIR = Path("outputs/runs"), Path("outputs/sweeps")  # as in conf/train.yaml
+
+
+def last_change(path: Path) -> float:
+    """When the run in the folder last went on: the `latest` run is the one that went on last."""
+    status_path = path / "status.json"  # which a run killed in its first moment has not
+    return (status_path if status_path.exists() else path / "config.yaml").stat().st_mtime
+
 
 log = logging.getLogger(__name__)
+
 
 RUN_IS = "RUN is a folder, latest, or best:SWEEP."
 
@@ -53,3 +66,46 @@ def _best_of(sweeps_dir: Path, name: str) -> Path:
     if results[best]["validated_on"] == "test split":
         log.warning("%s is the best of %d on the test split itself: its accuracy flatters.", best, len(results))
     return best
+
+
+FILES_OF_A_RUN = {"config.yaml", "status.json", "result.json"}
+
+
+def find_folders(words: Sequence[str]) -> list[Path]:
+    """The folders meant: paths, names in outputs/sweeps and outputs/runs, or latest; by default both of these.
+
+    Raises:
+        RunFolderError: there is no such folder.
+    """
+    parents = [Path("outputs/sweeps"), Path("outputs/runs")]
+    if not words:
+        return [parent for parent in parents if parent.is_dir()]
+    folders = []
+    for word in words:
+        if not word:
+            raise RunFolderError("The name of a folder is empty: give a run's, a sweep's or any folder above.")
+        if word == "latest" and (runs := find_runs([parent for parent in parents if parent.is_dir()])):
+            folders.append(max(runs, key=last_change))
+            continue
+        found = [path for path in (Path(word), *(parent / word for parent in parents)) if path.is_dir()]
+        if not found:
+            names = [path.name for parent in parents if parent.is_dir() for path in parent.iterdir()]
+            nearest = difflib.get_close_matches(word, names, n=1)
+            hint = f" Did you mean {nearest[0]}?" if nearest else " Give a run's, a sweep's or any folder above."
+            raise RunFolderError(f"There is no folder {word}.{hint}")
+        folders.append(found[0])
+    return folders
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """The runs' folders in these, at any depth, each once."""
+    found = {path.resolve(): path for folder in folders for path in _runs_below(folder)}
+    return list(found.values())
+
+
+def _runs_below(folder: Path) -> Iterator[Path]:
+    for name, folders, files in os.walk(folder):
+        if not FILES_OF_A_RUN.isdisjoint(files):
+            folders.clear()
+            yield Path(name)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,45 +1,40 @@
-"""The run folder: its lock, its status, its result, and what can be loaded from it."""
+"""A run: a folder that describes one training. Knows no torch, so that a thousand runs are listed in seconds."""
 
+import csv
 import functools
 import json
-import logging
 import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import safetensors.torch
-import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
-from convnets.atomic import write_atomically
-from convnets.classifier import Classifier
-from convnets.configuration.composition import check_targets, shipped_targets
-from convnets.configuration.content import LATER_KEYS, differences, flatten
-from convnets.configuration.shell import removal, script, shown, typed
-from convnets.files import FINISHED_FILES, RunFolderError, locked, now, read_json
-from convnets.runs.finding import find_run
-from convnets.runs.sources import changed_sources, check_code, record_code
-from convnets.training.building import build_classifier, build_datamodule
+from convnets.configuration.composition import GROUPS
+from convnets.configuration.content import NOT_RECIPE, changing_callbacks, content, differences, flatten
+from convnets.configuration.shell import script
+from convnets.configuration.targets import check_targets, shipped_targets
+from convnets.files import RunFolderError, is_held, locked, now, read_json, removal, shown, typed, write_atomically
+from convnets.runs.sources import RECORD, check_code, record_code
 
-log = logging.getLogger(__name__)
-
+FINISHED_FILES = ("config.yaml", "result.json", "metrics.csv", "weights.safetensors")
 # What a run leaves in its folder beside the lock: if any of it is there, the folder is occupied.
 STARTED_FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "checkpoints", "weights.safetensors")
-MISSING = object()
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a seventh of the time
 
 
 class Run:
-    """A folder that describes one training: see the README for its files.
+    """A folder that describes one training: see the README for its files. Each file is read once.
 
     Args:
         trust: names of classes that its configuration may call beside those in conf/.
     """
+
+    damage = ""  # why the folder cannot be read; see `read_run`
 
     def __init__(self, path: Path, trust: Sequence[str] = ()) -> None:
         self.path = path
@@ -52,12 +47,12 @@ class Run:
         """Hold the folder; see `convnets.files.locked`."""
         return locked(self.path)
 
-    @property
+    @functools.cached_property
     def status(self) -> dict[str, Any]:
         """The content of status.json, empty where there is none."""
         return read_json(self.path / "status.json")
 
-    @property
+    @functools.cached_property
     def result(self) -> dict[str, Any]:
         """The content of result.json, empty where the run has not finished."""
         path = self.path / "result.json"
@@ -66,29 +61,11 @@ class Run:
             raise RunFolderError(f"{path} is damaged. To train anew: {removal(self.path)}")
         return result
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The final metrics, such as `val/accuracy`; empty where the run has not finished."""
-        return self.result.get("metrics", {})
-
-    @property
-    def config(self) -> DictConfig:
-        """The resolved configuration that the run was started with, safe to build from.
-
-        Raises:
-            ConfigurationError: it calls for a class that is neither in conf/ nor trusted.
-        """
-        config = self._stored_config()
-        check_targets(config, self.trust, f"{self}/config.yaml")
-        complete = OmegaConf.create(config)
-        for key, value in LATER_KEYS.items():  # but for networks', which have defaults of their own
-            if not key.startswith("model.") and OmegaConf.select(complete, key, default=MISSING) is MISSING:
-                OmegaConf.update(complete, key, value, force_add=True)
-        return complete
-
-    def _stored_config(self) -> dict[str, Any]:
+    @functools.cached_property
+    def stored_config(self) -> dict[str, Any]:
+        """The content of config.yaml, which may call for anything: to be read, not to be built from."""
         try:
-            config = yaml.safe_load((self.path / "config.yaml").read_text())
+            config = yaml.load((self.path / "config.yaml").read_text(), LOADER)
         except FileNotFoundError:
             raise RunFolderError(f"{self} is no run's folder: it has no config.yaml.") from None
         except (yaml.YAMLError, ValueError):
@@ -99,50 +76,127 @@ class Run:
             raise RunFolderError(f"{self}/config.yaml is damaged. To train anew: {removal(self.path)}")
         return {str(key): value for key, value in config.items()}
 
-    @functools.cached_property
-    def datamodule(self) -> Any:
-        """The run's images, read into memory."""
-        datamodule = build_datamodule(self.config)
-        datamodule.prepare_data()
-        datamodule.setup()
-        return datamodule
-
-    @functools.cached_property
-    def classifier(self) -> Classifier:
-        """The trained network, in evaluation mode, on the CPU.
+    @property
+    def config(self) -> DictConfig:
+        """The resolved configuration that the run was started with, safe to build from.
 
         Raises:
-            RunFolderError: the run has no weights yet, or they are not those of its network.
+            ConfigurationError: it calls for a class that is neither in conf/ nor trusted.
         """
-        path = self.path / "weights.safetensors"
-        if not path.exists():
-            raise RunFolderError(f"{self} has no weights: {self.standing()}.")
-        if changed := changed_sources(self.path, self._stored_config()):
-            log.warning("%s was trained by other code than there is now: %s.", self, ", ".join(changed))
-        with torch.random.fork_rng(devices=[]):  # building draws the weights that are replaced here
-            classifier = build_classifier(self.config, build_datamodule(self.config))
+        check_targets(self.stored_config, self.trust, f"{self}/config.yaml")
+        return OmegaConf.create(self.stored_config)
+
+    @functools.cached_property
+    def values(self) -> dict[str, Any]:
+        """The dotted keys of config.yaml and their values, all of them."""
+        return flatten(self.stored_config)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The choices of groups (`init`: `xavier`), then the dotted keys that decide the result, seeds left out."""
+        config = self.stored_config
+        model = config.get("model")
+        choices = {"model": model.get("name") if isinstance(model, Mapping) else None, **config.get("choices", {})}
+        if not changing_callbacks(config):
+            choices.pop("callbacks", None)
+        deciding = {key: value for key, value in content(config).items() if key not in NOT_RECIPE}
+        return {**{group: choices.get(group) for group in GROUPS}, **deciding}
+
+    @functools.cached_property
+    def changes(self) -> list[str]:
+        """The dotted keys that were set otherwise than the choices of groups have them."""
+        return [key for key in self.stored_config.get("changes", []) if key not in NOT_RECIPE]
+
+    def with_settings(self, settings: Mapping[str, Any], changes: Sequence[str]) -> Self:
+        """The same run, known by other settings."""
+        twin = type(self)(self.path, self.trust)
+        twin.__dict__.update(self.__dict__, settings=dict(settings), changes=list(changes))
+        twin.__dict__.pop("recipe", None)
+        return twin
+
+    @functools.cached_property
+    def code(self) -> dict[str, Any]:
+        """The content of code.json; see `convnets.runs.sources`."""
+        return read_json(self.path / RECORD)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final metrics, such as `val/accuracy`; empty where the run has not finished."""
+        return self.result.get("metrics", {})
+
+    @functools.cached_property
+    def state(self) -> str:
+        """One of: done, running, killed, failed, interrupted, out_of_memory, not started, result removed, damaged."""
+        if self.damage:
+            return "damaged"
+        if self.result:
+            return "done"
+        # A status that says done outlives its result only where a person removed it.
+        state = self.status.get("state", "not started")
+        return "running" if is_held(self.path) else {"running": "killed", "done": "result removed"}.get(state, state)
+
+    @property
+    def error(self) -> str:
+        """Why it is failed or damaged, in a line."""
+        failed = self.state in ("failed", "out_of_memory")
+        return self.damage or (str(self.status.get("error", "")).partition("\n")[0] if failed else "")
+
+    @functools.cached_property
+    def recipe(self) -> str:
+        """The same for runs that differ only in their seed and in what they run on."""
+        return json.dumps({key: value for key, value in self.settings.items() if key not in GROUPS}, sort_keys=True)
+
+    @property
+    def seeds(self) -> tuple[Any, Any]:
+        """The seed of weights and steps, and that of the data's order: nearly always the same."""
+        return self.values.get("seed"), self.values.get("data.seed")
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are finished."""
+        return int(self.result.get("epochs", self.status.get("epoch", 0)))
+
+    def setting(self, key: str) -> Any:
+        """The value of a group or a dotted key, None where it has none."""
+        return self.settings.get(key, self.values.get(key))
+
+    def value(self, metric: str) -> float | None:
+        """A final metric such as `val/accuracy`, or another number of the result such as `seconds`."""
+        found = self.metrics.get(metric, self.result.get(metric))
+        return found if isinstance(found, (int, float)) and not isinstance(found, bool) else None
+
+    def latest(self, metric: str) -> float | None:
+        """The metric after the last finished epoch."""
+        found = self.value(metric)
+        return self.status.get("metrics", {}).get(metric) if found is None else found
+
+    def validated_on_test_split(self) -> bool:
+        """Whether validation looked at the test split, so that its figures are not fit for choosing."""
+        protocol = self.result.get("validated_on", "holdout" if self.values.get("data.holdout") else "test split")
+        return protocol == "test split"
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv, one an epoch; empty where it has none."""
         try:
-            classifier.network.load_state_dict(safetensors.torch.load_file(path))
-        except (RuntimeError, safetensors.SafetensorError) as error:
-            raise RunFolderError(f"{path} does not hold the weights of {self}/config.yaml: {error}") from error
-        return classifier.eval()
+            with (self.path / "metrics.csv").open() as file:
+                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        except (OSError, TypeError, ValueError):
+            return []
 
     def standing(self) -> str:
         """How far the run has come, in words, with the command that goes on."""
-        status = self.status
         if self.result:
             return "it is finished"
-        state = {"running": "running or killed", "done": "its result.json removed"}.get(
-            status.get("state", ""), status.get("state", "not started")
-        )
-        reason = f" ({status['error'].splitlines()[0]})" if status.get("error") else ""
-        return f"it is {state} after epoch {status.get('epoch', 0)}{reason}; to go on: {self.resume_command()}"
+        state = self.status.get("state", "not started")
+        state = {"running": "running or killed", "done": "its result.json removed"}.get(state, state)
+        reason = f" ({self.status['error'].splitlines()[0]})" if self.status.get("error") else ""
+        return f"it is {state} after epoch {self.status.get('epoch', 0)}{reason}; to go on: {self.resume_command()}"
 
     def resume_command(self) -> str:
-        """What goes on with the run."""
+        """The command that goes on with the run."""
         known, trust = shipped_targets(), []
         with suppress(RunFolderError):  # of a folder that has vanished
-            targets = [value for key, value in flatten(self._stored_config()).items() if key.endswith("._target_")]
+            targets = [value for key, value in self.values.items() if key.endswith("._target_")]
             trust = [word for name in targets if name not in (*known, None) for word in ("--trust", str(name))]
         return script("resume", typed(self.path), *trust)
 
@@ -162,16 +216,15 @@ class Run:
         way_out = f"Set run_name=NAME for a new folder, or remove this one: {removal(self.path)}"
         if "config.yaml" not in present:
             raise RunFolderError(f"{self} holds {', '.join(present)}, but no config.yaml to say of what run. {way_out}")
-        if differing := differences(self._stored_config(), config):
+        if differing := differences(self.stored_config, config):
             lines = [f"  {key}: {theirs} there, {ours} now" for key, (theirs, ours) in differing.items()]
             raise RunFolderError("\n".join([f"{self} holds a run of another configuration:", *lines, way_out]))
-        result = self.result
-        if result and not self.is_complete():
+        if self.result and not self.is_complete():
             missing = [name for name in FINISHED_FILES if name not in present]
             raise RunFolderError(f"{self} was finished, but lacks {', '.join(missing)}. {way_out}")
-        if result or (self.path / "checkpoints").exists():
+        if self.result or (self.path / "checkpoints").exists():
             check_code(self.path, config)
-        return result
+        return self.result
 
     def start(self, config: Mapping[str, Any], epoch: int | None = None) -> None:
         """Write config.yaml, and a status that says so.
@@ -179,51 +232,71 @@ class Run:
         Args:
             epoch: how many were finished in the process before, where the run goes on.
         """
-        before = self.status if epoch is not None else {}
+        previous = self.status if epoch is not None else {}
         if epoch is None:  # what an attempt left that did not reach its first checkpoint
             for path in [self.path / "metrics.csv", *self.path.glob("events.out.tfevents.*")]:
                 path.unlink(missing_ok=True)
         self.save_config({**config, "ignore_code_changes": False})  # which is for this once
         record_code(self.path, config, goes_on=epoch is not None)
-        status = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
-        times = {"started": before.get("started", now()), "resumed": before.get("resumed", -1) + 1 if before else 0}
-        self._write_status({**status, **times, "epoch": epoch or 0})
+        process = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
+        times = {
+            "started": previous.get("started", now()),
+            "resumed": previous.get("resumed", -1) + 1 if previous else 0,
+        }
+        self._write_status({**process, **times, "epoch": epoch or 0})
+
+    def reopen(self, config: Mapping[str, Any]) -> None:
+        """Make a finished run an unfinished one, to be gone on with by this configuration."""
+        (self.path / "result.json").unlink(missing_ok=True)
+        self.__dict__.pop("result", None)
+        self.set_status("interrupted")
+        self.save_config(config)
 
     def save_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml."""
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        for name in ("stored_config", "values", "settings", "changes", "recipe"):
+            self.__dict__.pop(name, None)
 
     def set_status(self, state: str, **values: Any) -> None:
         """Change status.json: running, done, failed, interrupted or out_of_memory."""
         self._write_status({**self.status, "state": state, **values})
 
     def _write_status(self, status: dict[str, Any]) -> None:
-        status["updated"] = now()
-        write_atomically(self.path / "status.json", json.dumps(status, indent=2) + "\n")
-
-    def save_weights(self, network: nn.Module) -> None:
-        """Write weights.safetensors, which can be loaded without running any code."""
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        write_atomically(self.path / "weights.safetensors", safetensors.torch.save(weights))
+        self.status = {**status, "updated": now()}
+        write_atomically(self.path / "status.json", json.dumps(self.status, indent=2) + "\n")
 
     def finish(self, result: Mapping[str, Any], keep_checkpoints: bool) -> None:
         """Write result.json, then a status that says so, then remove the checkpoints; go on where that was cut off."""
         if not self.result:
             write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+            self.result = dict(result)
         if self.status.get("state") != "done":
             self.set_status("done", metrics=result["metrics"])  # of the weights that were chosen
         if not keep_checkpoints:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
-def load_run(run: str | Path, trust: Sequence[str] = ()) -> Run:
-    """Find a run's folder, whose config, metrics, classifier and datamodule can then be used.
+def read_run(path: Path) -> Run:
+    """Read a run's folder. What cannot be read makes a damaged run, not an error: others are to be shown beside it."""
+    run = Run(path)
+    try:
+        _ = run.result, run.status, run.code
+        config = yaml.load((path / "config.yaml").read_text(), LOADER)
+        if not isinstance(config, dict) or not config:
+            raise ValueError("it holds no configuration")
+        run.stored_config = config
+        _ = run.settings
+    except RunFolderError as error:
+        return _damaged(path, str(error))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        return _damaged(path, f"{shown(path)}/config.yaml cannot be read: {reason}")
+    return run
 
-    Args:
-        run: a folder, a folder's name in outputs/, "latest", or "best:SWEEP" (the highest validation accuracy).
-        trust: names of classes that its configuration may call beside those in conf/.
 
-    Raises:
-        RunFolderError: there is no such run.
-    """
-    return Run(find_run(run), trust)
+def _damaged(path: Path, reason: str) -> Run:
+    run = Run(path)
+    run.damage = reason
+    run.status, run.result, run.stored_config, run.code, run.settings = {}, {}, {}, {}, {}
+    return run

@@ -16,10 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from convnets.atomic import write_atomically
 from convnets.configuration.content import changing_callbacks
-from convnets.configuration.shell import removal, shown
-from convnets.files import RunFolderError, read_json
+from convnets.files import RunFolderError, read_json, removal, shown, write_atomically
 
 log = logging.getLogger(__name__)
 

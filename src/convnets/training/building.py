@@ -31,7 +31,7 @@ from convnets.callbacks import (
 )
 from convnets.callbacks.steps import batches_of_an_epoch
 from convnets.classifier import Classifier
-from convnets.configuration.composition import CUDA_GRAPH_MODES, ConfigurationError
+from convnets.configuration.rules import CUDA_GRAPH_MODES, ConfigurationError
 from convnets.networks import as_table, give_sizes, summarize
 from convnets.runs.finding import find_run
 from convnets.training.last_batch import Sharing, check_last_batch

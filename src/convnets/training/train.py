@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import lightning
+import safetensors.torch
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
@@ -36,20 +37,16 @@ from convnets.callbacks import (
     newest_checkpoint,
     read_checkpoint,
 )
-from convnets.callbacks.progress import count, duration, folded, terminal_width
 from convnets.classifier import Classifier
-from convnets.configuration.composition import (
-    RULES,
-    SWITCHES,
-    ConfigurationError,
-    unknown_key,
-)
 from convnets.configuration.content import changing_callbacks, content, content_hash, flatten, to_compose_again
-from convnets.configuration.shell import override, removal, script, typed
+from convnets.configuration.rules import RULES, SWITCHES, ConfigurationError, unknown_key
+from convnets.configuration.shell import override, script
 from convnets.dashboard import Dashboard
 from convnets.dashboard.curves import curves_title, write_curves
-from convnets.runs.run import Run, RunFolderError
+from convnets.files import RunFolderError, removal, typed, write_atomically
+from convnets.runs.run import Run
 from convnets.runs.sources import check_code
+from convnets.text import count, duration, folded, terminal_width
 from convnets.training.building import build_classifier, build_datamodule, build_trainer, load_images
 from convnets.training.schedule import plans_steps
 
@@ -165,9 +162,7 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
             )
         config.expected = None  # of the recipe that this is no longer
         config["changes"] = sorted({*config.get("changes", []), "trainer.max_epochs"})
-        (run.path / "result.json").unlink(missing_ok=True)
-        run.set_status("interrupted")
-        run.save_config(config)
+        run.reopen(config)
     return config
 
 
@@ -311,7 +306,8 @@ def _fit(
     if not trainer.is_global_zero:
         return {}
     (run.path / "hparams.yaml").unlink(missing_ok=True)  # TensorBoardLogger's, and always empty: config.yaml has it all
-    run.save_weights(classifier.network)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
+    write_atomically(run.path / "weights.safetensors", safetensors.torch.save(weights))
     write_curves(rows, curves_title(config.model.name, datamodule), run.path)
     result = {
         "metrics": metrics,

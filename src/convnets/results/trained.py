@@ -1,0 +1,64 @@
+"""A run with what its training left: the network with its weights, and its images."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from convnets.classifier import Classifier
+from convnets.files import RunFolderError
+from convnets.runs.finding import find_run
+from convnets.runs.run import Run
+from convnets.runs.sources import changed_sources
+from convnets.training.building import build_classifier, build_datamodule
+
+log = logging.getLogger(__name__)
+
+
+class TrainedRun(Run):
+    """A run whose network and images can be used."""
+
+    @functools.cached_property
+    def datamodule(self) -> Any:
+        """The run's images, read into memory."""
+        datamodule = build_datamodule(self.config)
+        datamodule.prepare_data()
+        datamodule.setup()
+        return datamodule
+
+    @functools.cached_property
+    def classifier(self) -> Classifier:
+        """The trained network, in evaluation mode, on the CPU.
+
+        Raises:
+            RunFolderError: the run has no weights yet, or they are not those of its network.
+        """
+        path = self.path / "weights.safetensors"
+        if not path.exists():
+            raise RunFolderError(f"{self} has no weights: {self.standing()}.")
+        if changed := changed_sources(self.path, self.stored_config):
+            log.warning("%s was trained by other code than there is now: %s.", self, ", ".join(changed))
+        with torch.random.fork_rng(devices=[]):  # building draws the weights that are replaced here
+            classifier = build_classifier(self.config, build_datamodule(self.config))
+        try:
+            classifier.network.load_state_dict(safetensors.torch.load_file(path))
+        except (RuntimeError, safetensors.SafetensorError) as error:
+            raise RunFolderError(f"{path} does not hold the weights of {self}/config.yaml: {error}") from error
+        return classifier.eval()
+
+
+def load_run(run: str | Path, trust: Sequence[str] = ()) -> TrainedRun:
+    """Find a run's folder, whose config, metrics, classifier and datamodule can then be used.
+
+    Args:
+        run: a folder, a folder's name in outputs/, "latest", or "best:SWEEP" (the highest validation accuracy).
+        trust: names of classes that its configuration may call beside those in conf/.
+
+    Raises:
+        RunFolderError: there is no such run.
+    """
+    return TrainedRun(find_run(run), trust)
