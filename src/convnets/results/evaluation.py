@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from convnets.classifier import Tally
 from convnets.configuration.content import differences
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import write_atomically
+from convnets.results.significance import mcnemar
 from convnets.results.trained import TrainedRun
 from convnets.training.building import build_trainer
 from convnets.training.train import quieten_lightning
@@ -207,16 +207,6 @@ def compare(a: TrainedRun, b: TrainedRun) -> dict[str, Any]:
         "only_b_right": only_b,
         "p_value": mcnemar(only_a, only_b),
     }
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Probability of a split at least as uneven if each of these images were as likely to fall to either side.
-
-    McNemar's test, exact and two-sided.
-    """
-    n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**n)
 
 
 def comparison_as_table(a: TrainedRun, b: TrainedRun, comparison: Mapping[str, Any]) -> str:
