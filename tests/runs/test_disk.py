@@ -2,10 +2,11 @@ import json
 
 import pytest
 
-from convnets.files import RunFolderError, locked
+from convnets.files import RunFolderError
 from convnets.runs import disk
 from convnets.runs.disk import as_table, prunable, prune, prune_after_asking, weigh
-from convnets.runs.record import FINISHED_FILES
+from convnets.runs.lock import locked
+from convnets.runs.run import FINISHED_FILES
 from convnets.text import size
 
 

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 # Raise it when a change of the code moves the golden numbers in tests/: runs from before are then never taken for runs
 # of the code as it is.
 COMPUTATION = 1
-
 # What does not decide a run's result: names, places, and what the configuration says about itself.
 NOT_CONTENT = (
     *("run_name", "sweep_name", "ignore_code_changes", "choices", "changes", "expected"),

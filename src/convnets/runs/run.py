@@ -18,7 +18,8 @@ from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import NOT_RECIPE, changing_callbacks, content, differences, flatten
 from convnets.configuration.shell import script
 from convnets.configuration.targets import check_targets, shipped_targets
-from convnets.files import RunFolderError, is_held, locked, now, read_json, removal, shown, typed, write_atomically
+from convnets.files import RunFolderError, now, read_json, removal, shown, typed, write_atomically
+from convnets.runs.lock import is_held, locked
 from convnets.runs.sources import RECORD, check_code, record_code
 
 FINISHED_FILES = ("config.yaml", "result.json", "metrics.csv", "weights.safetensors")
@@ -44,7 +45,7 @@ class Run:
         return shown(self.path)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder; see `convnets.files.locked`."""
+        """Hold the folder; see `convnets.runs.lock.locked`."""
         return locked(self.path)
 
     @functools.cached_property
@@ -289,7 +290,7 @@ def read_run(path: Path) -> Run:
         _ = run.settings
     except RunFolderError as error:
         return _damaged(path, str(error))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         return _damaged(path, f"{shown(path)}/config.yaml cannot be read: {reason}")
     return run
