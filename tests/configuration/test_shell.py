@@ -50,7 +50,7 @@ def test_a_tilde_is_the_home_folder_in_every_key_that_is_a_path(monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["model=a,b", "model.lr=choice(1,2)", "model.blocks=[[1,2]]", "-m", "a='x y'", "+a=1"])
-def test_what_is_grammar_stays(word):
+def test_words_of_hydras_grammar_stay_as_they_are(word):
     assert as_hydra_takes(word) == word
 
 
@@ -92,11 +92,11 @@ def test_an_extra_is_installed_by_its_packages():
         ("densenet", None),
     ],
 )
-def test_a_hint_names_what_is_near_only(word, name):
+def test_a_hint_names_only_a_near_word(word, name):
     assert shell.nearest_name(word, ["lenet", "vgg", "resnet18"]) == name
 
 
-def test_a_users_choices_are_taken_listed_and_complete(tmp_path, run_script):
+def test_choices_of_a_user_are_taken_listed_and_completed(tmp_path, run_script):
     (tmp_path / "mine" / "data").mkdir(parents=True)
     shipped = (ROOT / "conf" / "data" / "fashion_mnist.yaml").read_text()
     lines = ["dir: ???" if line.startswith("dir:") else line for line in shipped.splitlines()]
@@ -131,7 +131,7 @@ def test_a_users_logger_shares_no_file_with_the_run(small, tmp_path):
     assert (run_dir / "metrics.csv").read_text().startswith("epoch,")
 
 
-def test_what_a_part_refuses_is_said_once(small, tmp_path):
+def test_an_error_of_a_part_is_printed_once(small, tmp_path):
     config = small()
     config.logger = {"mine": {"_target_": "lightning.pytorch.loggers.WandbLogger"}}
     with pytest.raises(ConfigurationError) as refused:
@@ -140,7 +140,7 @@ def test_what_a_part_refuses_is_said_once(small, tmp_path):
     assert str(refused.value).count("wandb") <= 2  # a sentence of Lightning's
 
 
-def test_where_python_is_another_the_command_names_the_one_that_runs(monkeypatch):
+def test_a_command_names_the_running_python_where_python_is_another(monkeypatch):
     assert shell.python() == "python"
     monkeypatch.setenv("PATH", "/nowhere")
     assert shlex.split(shell.script("report"))[0] == shell.shown(Path(sys.executable))
