@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from convnets.configuration import naming, shell
 from convnets.configuration.composition import as_hydra_takes
 from convnets.configuration.rules import ConfigurationError
-from convnets.files import RunFolderError
+from convnets.files import RunFolderError, removal, shown, typed
 from convnets.results.trained import TrainedRun as Run
 from convnets.training.train import extend, train
 from hydra_plugins.optuna_search.optuna_search import PACKAGES
@@ -59,7 +59,7 @@ def test_the_command_of_a_script_works_from_wherever_one_is(tmp_path, monkeypatc
     here.mkdir()
     for folder in (ROOT, ROOT / "conf" / "model", here):
         monkeypatch.chdir(folder)
-        program, *words = shlex.split(shell.script("report", shell.typed(here)))
+        program, *words = shlex.split(shell.script("report", typed(here)))
         assert program == "python"
         assert Path(words[0]).samefile(ROOT / "scripts" / "report.py")
         assert words[1:] == ["." if folder == here else str(here)]
@@ -69,7 +69,7 @@ def test_a_removal_works_whatever_the_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("-x", "a b", "it's", "ü(1)"):
         (tmp_path / name).mkdir()
-        subprocess.run(shell.removal(tmp_path / name), shell=True, check=True)
+        subprocess.run(removal(tmp_path / name), shell=True, check=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -143,8 +143,8 @@ def test_an_error_of_a_part_is_printed_once(small, tmp_path):
 def test_a_command_names_the_running_python_where_python_is_another(monkeypatch):
     assert shell.python() == "python"
     monkeypatch.setenv("PATH", "/nowhere")
-    assert shlex.split(shell.script("report"))[0] == shell.shown(Path(sys.executable))
-    assert shlex.split(shell.installation("onnx"))[0] == shell.shown(Path(sys.executable))
+    assert shlex.split(shell.script("report"))[0] == shown(Path(sys.executable))
+    assert shlex.split(shell.installation("onnx"))[0] == shown(Path(sys.executable))
 
 
 def run_as_printed(command):
