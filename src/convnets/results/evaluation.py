@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lightning
@@ -25,6 +25,7 @@ from convnets.configuration.rules import ConfigurationError
 from convnets.files import write_atomically
 from convnets.results.significance import mcnemar
 from convnets.results.trained import TrainedRun
+from convnets.text import aligned, as_csv
 from convnets.training.building import build_trainer
 from convnets.training.train import quieten_lightning
 
@@ -83,7 +84,7 @@ def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
         "weights_sha256": _weights_sha256(run),
     }
     predictions = Predictions(all_labels, predicted, probabilities.max(dim=1).values)
-    write_atomically(run.path / f"predictions-{split}.csv", _as_csv(predictions, names))
+    write_atomically(run.path / f"predictions-{split}.csv", _predictions_as_csv(predictions, names))
     title = f"{run.path.name}, {split} split: {figures['accuracy']:.4f} of {len(all_labels):,} right"
     image = io.BytesIO()
     plots.confusion_matrix(matrix.numpy(), names, title).savefig(image, dpi=120)
@@ -119,22 +120,14 @@ def _weights_sha256(run: TrainedRun) -> str:
     return hashlib.sha256((run.path / "weights.safetensors").read_bytes()).hexdigest()
 
 
-def _as_csv(predictions: Predictions, names: tuple[str, ...]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", "predicted", "probability", "class", "predicted_class"])
-    rows = zip(*(column.tolist() for column in predictions), strict=True)
-    for image, (label, predicted, probability) in enumerate(rows):
-        writer.writerow([image, label, predicted, f"{probability:.6f}", names[label], names[predicted]])
-    return text.getvalue()
+def _predictions_as_csv(predictions: Predictions, names: Sequence[str]) -> str:
+    header = ["image", "label", "predicted", "probability", "class", "predicted_class"]
+    rows = enumerate(zip(*(column.tolist() for column in predictions), strict=True))
+    return as_csv(header, ((n, y, guess, f"{p:.6f}", names[y], names[guess]) for n, (y, guess, p) in rows))
 
 
 def as_table(evaluation: Mapping[str, Any]) -> str:
     """The evaluation for a terminal."""
-    classes = evaluation["classes"]
-    width = max(len(row["class"]) for row in classes)
-    matrix = evaluation["confusion_matrix"]
-    digits = max(len(str(count)) for row in matrix for count in row)
     images = f"{evaluation['num_images']:,} {evaluation['split']} images"
     lines = [
         f"accuracy           {evaluation['accuracy']:.4f}  of {images}",
@@ -143,11 +136,13 @@ def as_table(evaluation: Mapping[str, Any]) -> str:
     ]
     if reported := evaluation["reported"]:
         lines.append(f"as reported        {reported['accuracy']:.4f}  {_verdict(evaluation, reported)}")
-    lines += ["", f"{'class':{width}}  precision  recall   taken for, in the order of the classes"]
-    for row, counts in zip(classes, matrix, strict=True):
-        numbers = " ".join(f"{count or '.':>{digits}}" for count in counts)
-        lines.append(f"{row['class']:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}   {numbers}")
-    return "\n".join(lines)
+    matrix = evaluation["confusion_matrix"]
+    digits = max(len(str(count)) for row in matrix for count in row)
+    rows = [("class", "precision", "recall", " taken for, in the order of the classes")]
+    for row, counts in zip(evaluation["classes"], matrix, strict=True):
+        numbers = "".join(f" {count or '.':>{digits}}" for count in counts)
+        rows.append((row["class"], f"{row['precision']:.4f}", f"{row['recall']:.4f}", numbers))
+    return "\n".join([*lines, "", *(line.rstrip() for line in aligned(rows, left=(0, 3)))])
 
 
 def _verdict(evaluation: Mapping[str, Any], reported: Mapping[str, float]) -> str:

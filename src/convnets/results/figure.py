@@ -1,6 +1,8 @@
 """The leaderboard's figure: scores against cost, over the epochs, and by each swept key."""
 
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,9 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convnets import plots
+from convnets.results.leaderboard import Group, Leaderboard, as_text
+from convnets.runs.run import Run
 
 # What a leaderboard can show at once: contenders in color, values beside each other, swept keys.
 NUM_COLORED, NUM_VALUES, NUM_SWEPT_DRAWN = 12, 12, 6
+NUM_BOARDS_DRAWN = 4
 
 
 class Contender(NamedTuple):
@@ -32,6 +37,38 @@ class Contender(NamedTuple):
     seconds: float | None
     curve: Sequence[tuple[float, float, float, float]]
     choices: Mapping[str, Any]
+
+
+def draw(board: Leaderboard) -> Figure:
+    """Draw the four boards with the most groups."""
+    metric = board.metric
+    largest = sorted(board.boards, key=lambda board: -len(board.groups))[:NUM_BOARDS_DRAWN]
+    sections = [
+        (f"Validated on {each.validated_on}", [_contender(*ranked, metric) for ranked in enumerate(each.groups)])
+        for each in board.boards
+        if each in largest
+    ]
+    return leaderboard(sections, metric)
+
+
+def _contender(rank: int, group: Group, metric: str) -> Contender:
+    estimate = group.estimates[metric]
+    seconds = group.estimates["seconds"].mean if "seconds" in group.estimates else None
+    curve = _mean_curve(group.runs, metric) if rank < NUM_COLORED else []
+    choices = {key: value if type(value) in (int, float) else as_text(value) for key, value in group.choices.items()}
+    return Contender(group.label, estimate.mean, estimate.half_width or 0.0, seconds, curve, choices)
+
+
+def _mean_curve(runs: Sequence[Run], metric: str) -> list[tuple[float, float, float, float]]:
+    """Epoch, and the lowest value, mean and highest of the runs that came so far."""
+    stage, _, quantity = metric.partition("/")
+    name = f"val/{quantity}" if stage == "test" else metric
+    by_epoch = defaultdict(list)
+    for run in runs:
+        for row in run.rows():
+            if name in row:
+                by_epoch[row["epoch"]].append(row[name])
+    return [(e, min(values), statistics.fmean(values), max(values)) for e, values in sorted(by_epoch.items())]
 
 
 def leaderboard(sections: Sequence[tuple[str, Sequence[Contender]]], metric: str) -> Figure:

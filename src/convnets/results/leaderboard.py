@@ -11,6 +11,7 @@ from convnets.configuration.composition import GROUPS
 from convnets.configuration.rules import ConfigurationError, unknown_key
 from convnets.results.significance import Estimate, difference, holm
 from convnets.runs.run import Run
+from convnets.text import count
 
 SIGNIFICANT = 0.05
 
@@ -126,6 +127,25 @@ def build_leaderboard(runs: Sequence[Run], metric: str = "val/accuracy", by: Seq
 def lower_is_better(metric: str) -> bool:
     """Whether a small value of the metric is a good one."""
     return any(word in metric for word in ("loss", "error", "seconds"))
+
+
+def figures(board: Board, metric: str) -> list[dict[str, Any]]:
+    """What the tables say of each group, best first: its place, its figures, and its distance from the best."""
+    rows = []
+    for rank, (group, comparison) in enumerate(zip(board.groups, [None, *board.comparisons], strict=True), start=1):
+        estimate = group.estimates[metric]
+        others = ("test/accuracy", "seconds", "images_per_second")
+        rows.append({
+            "validated_on": board.validated_on, "rank": rank, "runs": group.label,
+            **{key: None if value is None else as_text(value) for key, value in group.choices.items()},
+            "metric": metric, "n": estimate.n, "mean": estimate.mean, "sd": estimate.sd,
+            "half_width_95": estimate.half_width,
+            "behind_best": comparison and comparison.behind, "lead_tested": comparison and comparison.lead,
+            "pairs": comparison and comparison.num_pairs, "p": comparison and comparison.p_value,
+            "p_corrected": comparison and comparison.corrected,
+            **{name: group.estimates[name].mean if name in group.estimates else None for name in others},
+        })  # fmt: skip
+    return rows
 
 
 def validation_images(run: Run, metric: str = "val/accuracy") -> str:
@@ -310,8 +330,3 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
 def _counts(counter: Counter[str], most: int = 4) -> str:
     words = [f"{name} ({count(number, 'run')})" for name, number in counter.most_common(most)]
     return ", ".join([*words, *([f"{len(counter) - most} more"] if len(counter) > most else [])])
-
-
-def count(number: int, noun: str) -> str:
-    """The number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from convnets.configuration.rules import ConfigurationError
 from convnets.data.pictures import fill_square
 from convnets.results.trained import TrainedRun
+from convnets.text import aligned
 from convnets.training.building import build_datamodule
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -100,14 +101,14 @@ def as_table(answers: Sequence[Prediction | Refusal]) -> str:
     predictions = [answer for answer in answers if isinstance(answer, Prediction)]
     if not predictions:
         return ""
-    width = max(len(str(answer.path)) for answer in predictions)
-    names = max(len(name) for answer in predictions for name, _ in answer.top)
-    assumed = any(answer.background for answer in predictions)
-    lines = [f"{'file':{width}}  {'background  ' if assumed else ''}likeliest classes"]
+    longest = max(len(name) for answer in predictions for name, _ in answer.top)
+    rows: list[tuple[str, ...]] = [("file", "background", "likeliest classes")]
     for answer in predictions:
-        top = "  ".join(f"{name:{names}} {probability:.3f}" for name, probability in answer.top)
-        lines.append(f"{answer.path!s:{width}}  {f'{answer.background:10}  ' if assumed else ''}{top}")
-    return "\n".join(lines)
+        top = "  ".join(f"{name:{longest}} {probability:.3f}" for name, probability in answer.top)
+        rows.append((str(answer.path), answer.background or "", top))
+    if not any(answer.background for answer in predictions):
+        rows = [(row[0], row[2]) for row in rows]
+    return "\n".join(line.rstrip() for line in aligned(rows, left=range(3)))
 
 
 def as_records(answers: Sequence[Prediction | Refusal]) -> list[dict[str, Any]]:
