@@ -24,7 +24,7 @@ COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def wrapped(text: str, inches: float, fontsize: float = 12, weight: str = "normal") -> str:
-    """Break the text into lines that fit the width; a run's name between its words."""
+    """Break the text into lines that fit a width in inches."""
     font = FontProperties(size=fontsize, weight=weight)
     points, _, _ = TextToPath().get_text_width_height_descent(text, font, False)
     num_characters = int(0.9 * inches * 72 * len(text) / max(points, 1))  # lines differ in how wide their letters are
@@ -55,9 +55,9 @@ def filters(weights: Array, title: str, num_columns: int = 16) -> Figure:
 
 
 def tile(panels: NDArray[Any], num_columns: int, gap: int = 1) -> NDArray[np.float64]:
-    """Join pictures (n, h, w) into one, row by row, with gaps of NaN, which is drawn as nothing.
+    """Join pictures (n, h, w) into one, row by row, with gaps of NaN, which stay blank.
 
-    One picture is drawn in a hundredth of the time of a hundred axes.
+    Drawing it takes a hundredth of the time that a hundred axes take.
     """
     n, height, width = panels.shape
     num_columns = min(n, num_columns)
@@ -71,9 +71,9 @@ def tile(panels: NDArray[Any], num_columns: int, gap: int = 1) -> NDArray[np.flo
 def feature_maps(
     layers: Sequence[tuple[str, Array]], class_names: Sequence[str], title: str, most_columns: int = 16
 ) -> Figure:
-    """Draw what each layer gives out, from top to bottom: maps (channels, H, W) side by side, units (n,) as one strip.
+    """Draw the outputs of layers, one below the other: maps (channels, H, W) side by side, units (n,) as one strip.
 
-    Each layer has its own grey scale, whose ends stand beside it. The last one are the scores of the classes.
+    Each layer has its own grey scale, whose ends stand beside it. The last layer gives the scores of the classes.
     """
     num_columns = min(most_columns, max(len(values) for _, values in layers if values.ndim == 3))
     num_rows = [-(-len(values) // num_columns) for _, values in layers]
@@ -107,7 +107,7 @@ def feature_maps(
 
 
 def confusion_matrix(counts: NDArray[np.integer], class_names: Sequence[str], title: str) -> Figure:
-    """Draw how often each class (row) was taken for each (column), shaded by the share of its row."""
+    """Draw how often each class (row) was predicted as each (column), shaded by the share of its row."""
     figure = Figure(figsize=(7, 6.4), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
@@ -126,9 +126,9 @@ def confusion_matrix(counts: NDArray[np.integer], class_names: Sequence[str], ti
 
 
 def training_curves(rows: Sequence[Mapping[str, float]], title: str) -> Figure:
-    """Draw train loss, validation loss and validation accuracy over epochs, as the book's board does.
+    """Draw training loss, validation loss and validation accuracy over epochs, as the book does.
 
-    Validation stands at the end of its epoch; the training loss is a mean over an epoch and stands at its middle.
+    Validation is drawn at the end of its epoch; the training loss, a mean over the epoch, at its middle.
     """
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.add_subplot()
@@ -156,9 +156,9 @@ def predictions(
     title: str,
     num_columns: int = 5,
 ) -> Figure:
-    """Draw images (n, H, W) of bytes, each over what it is taken for and how surely; over what it is, if that differs.
+    """Draw images (n, H, W) of bytes, each over its predicted class with the probability: blue if right.
 
-    Right ones in blue, wrong ones in bold orange.
+    Below wrong ones, in bold orange, stands the true class too.
     """
     num_rows = -(-len(images) // num_columns)
     title = wrapped(title, 1.5 * num_columns, 13)

@@ -4,9 +4,10 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 
 from convnets.dashboard.drawing import Drawings
+from convnets.data import ImageDataModule
 from convnets.files import read_table, write_atomically
 from convnets.plots import training_curves
 
@@ -20,7 +21,7 @@ def write_curves(rows: Sequence[Mapping[str, float]], title: str, run_dir: Path)
         write_atomically(run_dir / f"curves.{suffix}", picture.getvalue())
 
 
-def curves_title(name: str, datamodule: LightningDataModule) -> str:
+def curves_title(name: str, datamodule: ImageDataModule) -> str:
     """The title of the curves of a network."""
     return f"{name} on {datamodule.name}"
 
@@ -41,7 +42,7 @@ class Curves(Callback):
     def on_epoch_row(self, trainer: Trainer, classifier: LightningModule, row: Mapping[str, float]) -> None:
         """Hand the rows of metrics.csv to the drawing thread."""
         if trainer.is_global_zero and row["epoch"] != trainer.max_epochs and not self._drawings.busy:
-            title = curves_title(self.name, trainer.datamodule)  # type: ignore[attr-defined]
+            title = curves_title(self.name, ImageDataModule.of(trainer))
             run_dir = Path(trainer.default_root_dir)
             self._drawings.add(write_curves, read_table(run_dir / "metrics.csv"), title, run_dir)
 

@@ -15,6 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from convnets.classifier import Classifier
 from convnets.dashboard.tensorboard import writer_of
+from convnets.data import ImageDataModule
 from convnets.files import write_atomically
 from convnets.networks import summarize
 
@@ -80,7 +81,7 @@ class Throughput(Callback):
 
     def _measure(self, trainer: Trainer, classifier: Classifier) -> None:
         """Count the network's arithmetic, and measure the device."""
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = ImageDataModule.of(trainer)
         network = summarize(copy.deepcopy(classifier.network), datamodule.resize, datamodule.num_channels)[0]
         self._flops_per_image = network.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
         self._peak = peak_flops(classifier.device, str(trainer.precision), self.peaks_path) * trainer.world_size
@@ -92,9 +93,9 @@ def saving_seconds(trainer: Any) -> float:
 
 
 def peak_flops(device: torch.device, precision: str, path: Path) -> float:
-    """Operations a second of a large matrix product: measured now, or in the file if that is more.
+    """Operations a second of a large matrix product: the most of what is measured now and what the file has.
 
-    A device that was busy with other work when it was measured first would else be exceeded for ever.
+    A device may have been busy with other work when it was measured first, so it is measured each time.
     """
     dtype = DTYPES.get(precision, torch.float32)
     if device.type == "cuda":
@@ -117,8 +118,8 @@ def peak_flops(device: torch.device, precision: str, path: Path) -> float:
 def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = MEASURING_SECONDS) -> float:
     """Operations a second of the fastest product of large matrices within so many seconds.
 
-    As torch multiplies matrices, and as a 1x1 convolution: on a CPU these are two libraries, the second often faster.
-    Draws no random numbers: the training does.
+    Measured as a matrix product and as a 1x1 convolution: on a CPU two libraries do these, the second often faster.
+    Draws no random numbers, which would change the training.
     """
     wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     size = 4096 if device.type == "cuda" else 1024

@@ -16,7 +16,7 @@ from convnets import plots
 from convnets.results.leaderboard import Group, Leaderboard, as_text
 from convnets.runs.run import Run
 
-# What a leaderboard can show at once: contenders in color, values beside each other, swept keys.
+# What the figure can show at once: contenders in colour, values beside each other, swept keys.
 NUM_COLORED, NUM_VALUES, NUM_SWEPT_DRAWN = 12, 12, 6
 NUM_BOARDS_DRAWN = 4
 
@@ -60,7 +60,7 @@ def _contender(rank: int, group: Group, metric: str) -> Contender:
 
 
 def _mean_curve(runs: Sequence[Run], metric: str) -> list[tuple[float, float, float, float]]:
-    """Epoch, and the lowest value, mean and highest of the runs that came so far."""
+    """Each epoch with the lowest value, the mean and the highest of the runs that reached it."""
     stage, _, quantity = metric.partition("/")
     name = f"val/{quantity}" if stage == "test" else metric
     by_epoch = defaultdict(list)
@@ -99,7 +99,7 @@ def leaderboard(sections: Sequence[tuple[str, Sequence[Contender]]], metric: str
 
 
 def _swept(contenders: Sequence[Contender]) -> list[str]:
-    """The keys of which the contenders have several values, if they can be drawn beside each other or on an axis."""
+    """The keys with several values, if these can be drawn beside each other or on an axis."""
     values = {key: {contender.choices.get(key) for contender in contenders} for key in contenders[0].choices}
     several = [key for key, found in values.items() if len(found) > 1]
     return [key for key in several if len(values[key]) <= NUM_VALUES or _are_numbers(values[key])][:NUM_SWEPT_DRAWN]
@@ -126,14 +126,14 @@ def _bounds(metric: str) -> tuple[float, float]:
 
 
 def _keep_within(axes: Axes, metric: str) -> None:
-    """End the vertical axis where the metric's values end, but for a hair, so that a marker there is seen whole."""
+    """End the vertical axis a little beyond the metric's range, so that a marker at its end is seen whole."""
     (bottom, top), (lowest, highest) = axes.get_ylim(), _bounds(metric)
     hair = 0.02 * (min(top, highest) - max(bottom, lowest))
     axes.set_ylim(max(bottom, lowest - hair), min(top, highest + hair))
 
 
 def _draw_scores(axes: Axes, positions: Sequence[float | None], contenders: Sequence[Contender], metric: str) -> None:
-    """Draw each score with its interval, as far as there are such values, at its position, the best on top."""
+    """Draw each score with its interval at its position, the best on top; none where the position is None."""
     placed = [(r, x, c) for r, (x, c) in enumerate(zip(positions, contenders, strict=True)) if x is not None]
     others = [(x, contender.score) for rank, x, contender in placed if rank >= NUM_COLORED]
     axes.plot([x for x, _ in others], [score for _, score in others], ".", color="0.75")
@@ -189,7 +189,7 @@ def _draw_curves(axes: Axes, contenders: Sequence[Contender], metric: str) -> No
 
 
 def _draw_swept(axes: Axes, contenders: Sequence[Contender], key: str, metric: str) -> None:
-    """A column for each value, its contenders side by side; more numbers than fit so on an axis."""
+    """Draw a column for each value, its contenders side by side; more than 12 numbers along an axis."""
     values = [contender.choices[key] for contender in contenders]
     axes.set(title=f"by {key}", ylabel=metric)
     axes.grid(alpha=0.3, axis="y")

@@ -16,7 +16,7 @@ import mpmath
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and how well it is known: `half_width` is that of its 95 % interval. None where one value cannot say."""
+    """A mean, its standard deviation and half the width of its 95 % interval; of one value, these two are None."""
 
     n: int
     mean: float
@@ -25,7 +25,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """From at least one value."""
+        """Estimate the mean of at least one value."""
         n, mean = len(values), statistics.fmean(values)
         if n == 1:
             return cls(n, mean, None, None)
@@ -35,10 +35,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of one sample less that of another.
+    """The mean of one sample minus that of another.
 
     Args:
-        num_pairs: how many values of each were compared one by one; 0: Welch's test compared the samples.
+        num_pairs: values of each that were compared one by one; 0 where Welch's test compared the samples.
         p_value: two-sided; None where there is no spread to compare with.
     """
 
@@ -61,15 +61,15 @@ def difference(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Diff
 
 
 def paired_p_value(differences: Sequence[float]) -> float | None:
-    """How probable a mean as far from 0 is if the differences came from a normal distribution around 0."""
+    """The probability of a mean as far from 0 if the differences came from a normal distribution around 0."""
     mean, sd = statistics.fmean(differences), statistics.stdev(differences)
-    if sd <= 1e-12 * abs(mean):  # equal differences: by chance, not for want of a spread
+    if sd <= 1e-12 * abs(mean):  # equal differences
         return 1.0 if mean == 0 else None
     return t_p_value(mean / sd * math.sqrt(len(differences)), len(differences) - 1)
 
 
 def welch_p_value(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """How probable means as far apart are if both came from normal distributions around one value."""
+    """The probability of means as far apart if both samples came from normal distributions around one value."""
     if min(len(a), len(b)) < 2:
         return None
     errors = [statistics.variance(sample) / len(sample) for sample in (a, b)]
@@ -81,7 +81,7 @@ def welch_p_value(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Raise each p-value to what it is worth among so many, in their order (Holm 1979)."""
+    """Correct the p-values of several comparisons, in their order (Holm 1979)."""
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -96,7 +96,7 @@ def t_p_value(t: float, degrees: float) -> float:
 
 @functools.cache
 def t_quantile(degrees: float, confidence: float = 0.95) -> float:
-    """The value that Student's t stays within, on both sides of 0, with this probability."""
+    """The distance from 0 that Student's t does not exceed with this probability."""
     normal = statistics.NormalDist().inv_cdf((1 + confidence) / 2)  # smaller, from where the secants cannot overshoot
     return float(mpmath.findroot(lambda t: t_p_value(t, degrees) - (1 - confidence), (normal, 1.01 * normal)))
 
