@@ -38,12 +38,12 @@ def test_curves_grow_with_the_run_and_end_as_those_of_its_metrics(small, tmp_pat
     assert not list(path.glob(".curves*"))
 
 
-def test_without_callbacks_they_are_there_at_the_end(small, tmp_path):
+def test_without_callbacks_the_curves_are_drawn_at_the_end(small, tmp_path):
     train(small("trainer.max_epochs=1"), tmp_path)
     assert (tmp_path / "curves.svg").read_text().startswith("<?xml")
 
 
-def test_work_is_done_in_order_on_one_other_thread_and_waited_for():
+def test_drawings_are_made_in_order_on_one_other_thread():
     drawings, done, threads = [Drawings(), Drawings()], [], set()
     release = threading.Event()
     drawings[0].add(release.wait)

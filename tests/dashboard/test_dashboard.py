@@ -347,7 +347,7 @@ class Recorder(lightning.Callback):
         ("model=resnet18", "data.resize=32", "data.batch_size=100"),
     ],
 )
-def test_a_training_is_the_same_to_the_bit_with_and_without(shown, small, tmp_path, options, no_complaints):
+def test_a_training_gives_the_same_bits_with_and_without_the_dashboard(shown, small, tmp_path, options, no_complaints):
     recorders = Recorder(), Recorder()
     train(shown(KEPT, *options), tmp_path / "watched", [recorders[0]])
     train(small("logger=tensorboard", KEPT, *options), tmp_path / "alone", [recorders[1]])
@@ -435,14 +435,14 @@ def test_without_tensorboard_nothing_is_written_or_said(shown, tmp_path, no_comp
     assert "dashboard:" not in capsys.readouterr().out
 
 
-def test_the_cost_is_said(shown, tmp_path, caplog):
+def test_the_cost_of_the_pictures_is_logged(shown, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(shown("trainer.max_epochs=1"), tmp_path)
     said = r"dashboard: 1 epoch pictured in \d+\.\d s beside the training, which waited \d+\.\d s"
     assert re.search(said, (tmp_path / "train.log").read_text())
 
 
-def test_a_picture_that_fails_is_said_and_does_not_end_the_training(shown, tmp_path, monkeypatch, caplog):
+def test_a_picture_that_fails_is_logged_and_does_not_end_the_training(shown, tmp_path, monkeypatch, caplog):
     def fail(*_):
         raise ZeroDivisionError("planted")
 
@@ -453,7 +453,7 @@ def test_a_picture_that_fails_is_said_and_does_not_end_the_training(shown, tmp_p
 
 
 @pytest.mark.slow
-def test_ranks_are_watched_by_the_first_alone(run_script, tmp_path):
+def test_only_the_first_rank_writes_to_tensorboard(run_script, tmp_path):
     quick = ("data=fashion_mnist_sample", "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1")
     peaks = f"callbacks.throughput.peaks_path={tmp_path}/peaks.json"
     for arguments in (("run_name=watched", peaks), ("run_name=alone", "callbacks=none")):

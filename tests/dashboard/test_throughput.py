@@ -23,7 +23,7 @@ def scalars(path, name):
     return [point.value for point in read(path).Scalars(name)]
 
 
-def test_arithmetic_is_that_of_the_images(watched, tmp_path):
+def test_gflops_follow_from_the_images_per_second(watched, tmp_path):
     train(watched, tmp_path / "run")
     speeds = scalars(tmp_path / "run", "images_per_second")
     gflops = scalars(tmp_path / "run", "throughput/model_gflops")
@@ -33,7 +33,7 @@ def test_arithmetic_is_that_of_the_images(watched, tmp_path):
     assert percent == pytest.approx([100 * flops * 1e9 / peak for flops in gflops])
 
 
-def test_waiting_for_data_is_seen(watched, tmp_path, monkeypatch):
+def test_waiting_for_data_is_measured(watched, tmp_path, monkeypatch):
     fetch = ImageBatches.__getitem__
     monkeypatch.setattr(ImageBatches, "__getitem__", lambda self, numbers: (time.sleep(0.3), fetch(self, numbers))[1])
     train(watched, tmp_path / "run")

@@ -27,7 +27,7 @@ def trained(small, tmp_path_factory, *overrides):
 @pytest.mark.parametrize(
     "overrides", [(), ("data.holdout=100",), ("trainer.precision=bf16-mixed", "data.batch_size=77")]
 )
-def test_the_training_s_own_figures_come_out_again(small, tmp_path_factory, overrides):
+def test_evaluation_reproduces_the_figures_of_the_training(small, tmp_path_factory, overrides):
     run = trained(small, tmp_path_factory, "trainer.max_epochs=2", *overrides)
     for split in ("test", "val"):
         evaluation = evaluate(run, split)
@@ -49,7 +49,7 @@ def test_the_training_s_own_figures_come_out_again(small, tmp_path_factory, over
         (0.01, -0.5, "differs: here 2 more images are wrong, and the loss is 0.5 higher"),
     ],
 )
-def test_what_differs_from_the_report_is_said_by_how_much(adam, accuracy, loss, said):
+def test_a_difference_from_the_reported_figures_is_stated_with_its_size(adam, accuracy, loss, said):
     evaluation = evaluate(adam)
     figures = {"accuracy": evaluation["accuracy"] + accuracy, "loss": evaluation["loss"] + loss}
     (line,) = [line for line in as_table({**evaluation, "reported": figures}).splitlines() if "reported" in line]
@@ -100,7 +100,7 @@ def test_a_run_without_weights_and_an_unknown_split_are_explained(small, tmp_pat
         evaluate(Run(tmp_path), "all")
 
 
-def test_a_comparison_counts_who_is_right_where(adam, small, tmp_path_factory):
+def test_a_comparison_counts_the_images_that_each_run_gets_right(adam, small, tmp_path_factory):
     other = trained(small, tmp_path_factory, "trainer.max_epochs=1", "seed=1")
     comparison = compare(adam, other)
     right = []

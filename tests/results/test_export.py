@@ -30,7 +30,7 @@ def test_an_exported_program_gives_the_runs_scores_from_bytes(small, tmp_path, t
     )
 
 
-def test_the_shapes_that_are_said_are_the_programs(small, tmp_path):
+def test_the_printed_shapes_are_those_of_the_program(small, tmp_path):
     config = small("data.resize=40", "data.batch_size=30")
     OmegaConf.update(config, "data._target_", "support.fruit.FruitDataModule")
     train(config, tmp_path / "run")

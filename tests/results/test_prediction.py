@@ -9,7 +9,7 @@ from support.fruit import COLOURS, picture
 
 from convnets import plots
 from convnets.configuration.rules import ConfigurationError
-from convnets.data import FashionMNISTSampleDataModule
+from convnets.data import FashionMNISTSampleDataModule, ImageDataModule
 from convnets.results.evaluation import load_predictions
 from convnets.results.page import _evaluated
 from convnets.results.prediction import Prediction, Refusal, as_records, as_table, find_pictures, predict
@@ -57,7 +57,7 @@ def test_pictures_enlarged_and_framed_are_recognised_as_well(run, tmp_path):
     assert framed > plain - 0.05
 
 
-def test_what_is_no_picture_is_named_and_the_others_are_answered(run, tmp_path):
+def test_files_that_are_no_pictures_are_named_and_the_others_classified(run, tmp_path):
     good = saved(tmp_path, large())
     (tmp_path / "text.png").write_text("no picture")
     buffer = io.BytesIO()
@@ -102,7 +102,7 @@ def fruit_run(tmp_path_factory, compose):
     return Run(path, trust=["support.fruit.FruitDataModule"])
 
 
-def test_a_colour_sets_pictures_keep_their_colours_and_their_ground(fruit_run, tmp_path):
+def test_pictures_for_a_colour_set_keep_their_colours_and_background(fruit_run, tmp_path):
     paths = [
         saved(tmp_path, picture(name, size=200).resize((400, 200)).crop((100, 0, 300, 200)), f"{name}.png")
         for name in COLOURS
@@ -126,18 +126,18 @@ def test_the_page_draws_a_colour_sets_mistakes_in_grey(fruit_run, tmp_path, monk
     assert drawn[0].shape == (10, 32, 32)
 
 
-def test_a_datamodule_without_a_preparation_gets_its_size_and_channels(fruit_run, tmp_path, monkeypatch):
+def test_a_picture_gets_the_size_and_channels_of_the_data_set(fruit_run, tmp_path, monkeypatch):
     plain = fruit_run.datamodule
     given = []
 
-    class Own:  # what a LightningDataModule of a user's has
+    class Own(ImageDataModule):
         image_size, num_channels, class_names = 32, 3, plain.class_names
 
         def to_network_input(self, images):
             given.append(images)
             return plain.to_network_input(images)
 
-    monkeypatch.setattr("convnets.results.prediction.build_datamodule", lambda config: Own())
+    monkeypatch.setattr("convnets.results.prediction.build_datamodule", lambda config: Own("unused"))
     (answer,) = predict(fruit_run, [saved(tmp_path, picture("lime"))])
     assert answer.top[0][0] == "lime"
     np.testing.assert_array_equal(given[0][0].permute(1, 2, 0).numpy(), np.asarray(picture("lime")))

@@ -83,7 +83,7 @@ def test_groups_differ_in_more_than_the_seed_and_are_named_by_what_varies(make_r
     assert labels(board)[2:] == ["lenet init=xavier", "lenet init=kaiming model.lr=0.5"]
 
 
-def test_what_a_run_runs_on_makes_no_other_group_but_is_said(make_run, tmp_path):
+def test_hardware_and_versions_make_no_group_but_are_reported(make_run, tmp_path):
     make_run("seed=0", accuracy=0.7, device="1 x H100")
     make_run("seed=1", "trainer=gpu", "trainer.devices=2", accuracy=0.72, device="2 x H100", versions={"torch": "2.14"})
     leaderboard = build_leaderboard(read_all(tmp_path))
@@ -139,7 +139,7 @@ def test_a_label_typed_back_trains_the_same_thing(make_run, compose, tmp_path, s
         assert content(compose(*shared, f"model={model}", *words)) == content(Run(group.runs[0].path).config)
 
 
-def test_different_code_of_one_module_is_said(make_run, tmp_path):
+def test_different_code_of_one_module_is_a_warning(make_run, tmp_path):
     for model, digest, extra in (("lenet", "a", {}), ("vgg", "a", {}), ("resnet18", "b", {"earlier": [{}]})):
         path = make_run(f"model={model}", accuracy=0.7)
         record = {"modules": {"convnets.classifier": digest, f"convnets.networks.{model}": model}, **extra}
@@ -161,7 +161,7 @@ def test_one_configuration_by_different_code_is_two_rows(make_run, tmp_path):
     ]
 
 
-def test_an_unfinished_run_is_of_no_other_code(make_run, tmp_path):
+def test_unfinished_runs_do_not_split_a_group_by_code(make_run, tmp_path):
     path = make_run("seed=0", accuracy=0.7)
     (path / "code.json").write_text(json.dumps({"modules": {"convnets.networks.lenet": "a"}}))
     make_run("seed=1", state="failed")
@@ -169,7 +169,7 @@ def test_an_unfinished_run_is_of_no_other_code(make_run, tmp_path):
     assert labels(board) == ["lenet"]
 
 
-def test_what_was_not_validated_on_the_same_images_is_never_ranked_together(make_run, tmp_path):
+def test_runs_validated_on_different_images_are_never_ranked_together(make_run, tmp_path):
     for seed in (0, 1):
         make_run(f"seed={seed}", accuracy=0.9)
         make_run(f"seed={seed}", "data.holdout=5000", accuracy=0.8, test=0.75)
@@ -226,7 +226,7 @@ def test_differences_are_paired_over_seeds_and_corrected(make_run, tmp_path):
     assert "p is corrected for 2 comparisons (Holm)." in as_markdown(build_leaderboard(read_all(tmp_path)), "T")
 
 
-def test_without_common_seeds_welch_compares_and_one_run_says_nothing(make_run, tmp_path):
+def test_without_common_seeds_welch_compares_and_one_run_gets_no_verdict(make_run, tmp_path):
     for seed, accuracy in enumerate([0.80, 0.81, 0.82]):
         make_run("init=kaiming", f"seed={seed}", accuracy=accuracy)
         make_run("init=xavier", f"seed={seed + 10}", accuracy=accuracy - 0.2)
@@ -238,7 +238,7 @@ def test_without_common_seeds_welch_compares_and_one_run_says_nothing(make_run, 
     assert "ahead of lenet init=default by 0.7100: too few runs to say whether beyond the spread." in text
 
 
-def test_over_common_seeds_the_order_may_turn(make_run, tmp_path):
+def test_the_order_over_common_seeds_may_differ_from_that_of_the_means(make_run, tmp_path):
     """The best has a lucky seed that the other lacks; where both ran, the other is better."""
     for seed, accuracy in enumerate([0.700, 0.701, 0.699, 0.80]):
         make_run("init=kaiming", f"seed={seed}", accuracy=accuracy)
@@ -254,7 +254,7 @@ def test_over_common_seeds_the_order_may_turn(make_run, tmp_path):
     )
 
 
-def test_by_pools_what_it_leaves_open_and_pairs_runs_alike_in_it(make_run, tmp_path):
+def test_grouping_by_some_keys_pools_the_others_and_pairs_runs_equal_in_them(make_run, tmp_path):
     for seed, init in itertools.product((0, 1), ("xavier", "kaiming")):
         for model, accuracy in (("lenet", 0.7), ("vgg", 0.8)):
             wobble = 0.01 * seed * (model == "vgg")
@@ -427,7 +427,7 @@ def test_a_sweep_s_report_goes_into_its_folder(make_run, tmp_path, run_script):
         ([""], "The name of a folder is empty: give a run's, a sweep's or any folder above."),
     ],
 )
-def test_mistakes_get_one_line(run_script, arguments, said):
+def test_a_wrong_folder_gets_an_error_of_one_line(run_script, arguments, said):
     finished = run_script("report.py", *arguments)
     assert (finished.returncode, finished.stderr.strip()) == (1, said)
 

@@ -70,7 +70,7 @@ def test_pairs_are_only_those_of_shared_keys():
     assert found.p_value == t_p_value(statistics.fmean([0.05, 0.1]) / (0.025 * math.sqrt(2)) * math.sqrt(2), 1)
 
 
-def test_without_a_spread_there_is_no_verdict():
+def test_without_a_spread_there_is_no_p_value():
     assert welch_p_value([0.5], [0.1, 0.2, 0.3]) is None
     assert welch_p_value([0.5, 0.5], [0.1, 0.1]) is None
     assert paired_p_value([0.1, 0.1, 0.1]) is None

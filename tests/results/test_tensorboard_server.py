@@ -107,7 +107,7 @@ def asked(address, request=None):
         return json.load(response)
 
 
-def test_of_many_runs_it_says_how_they_are_shown(tmp_path):
+def test_with_many_runs_a_message_says_how_to_show_them(tmp_path):
     for number in range(41):
         folder = tmp_path / "outputs" / "runs" / f"run{number}"
         folder.mkdir(parents=True)
@@ -124,7 +124,7 @@ def test_of_many_runs_it_says_how_they_are_shown(tmp_path):
     assert process.returncode == 0
 
 
-def test_without_a_run_it_says_how_to_make_one(run_script):
+def test_without_a_run_a_message_says_how_to_make_one(run_script):
     finished = run_script("dashboard.py")
     assert finished.returncode == 1
     assert finished.stderr == f"There is no run in outputs yet: python {ROOT}/scripts/train.py makes one.\n"
