@@ -3,7 +3,10 @@ import pytest
 
 from convnets import plots
 from convnets.book.figures import image_and_edges
-from convnets.results.figure import Contender, leaderboard
+from convnets.results.figure import leaderboard
+from convnets.results.leaderboard import Group
+from convnets.results.significance import Estimate
+from convnets.runs.run import Run
 
 NAMES = [f"class {number}" for number in range(10)]
 
@@ -66,13 +69,15 @@ LAYERS = [("image", np.linspace(0, 1, 784).reshape(1, 28, 28)), ("scores", np.ar
 PANELS = np.zeros((6, 28, 28), dtype=np.uint8)
 
 
-def contenders(*scores, error=0.0):
+def groups(*scores, error=None, runs=()):
     return [
-        Contender(
-            f"{RUN} {n}", score, error, 10.0 + n, [(1, 0.1, 0.5, score), (2, score, score, 1.0)], {"model": f"m{n}"}
+        Group(
+            f"{RUN} {n}", {"model": f"m{n}"}, runs,
+            {name: Estimate(2, score, None, error) for name in ("val/accuracy", "val/loss")}
+            | {"seconds": Estimate(2, 10.0 + n, None, None)},
         )
         for n, score in enumerate(scores)
-    ]
+    ]  # fmt: skip
 
 
 TITLED = {
@@ -82,7 +87,7 @@ TITLED = {
     "many filters": lambda title: plots.filters(np.ones((64, 5, 5)), title),
     "maps": lambda title: plots.feature_maps(LAYERS, NAMES, title),
     "predictions": lambda title: plots.predictions(PANELS, *[np.arange(6)] * 2, np.ones(6), NAMES, title),
-    "leaderboard": lambda title: leaderboard([(title, contenders(0.7, 0.8))], "val/accuracy"),
+    "leaderboard": lambda title: leaderboard([(title, groups(0.7, 0.8))], "val/accuracy"),
 }
 
 
@@ -121,8 +126,9 @@ def test_panels_and_their_colour_bars_are_equally_high(figure):
 
 @pytest.mark.parametrize("error", [0.0, 0.01, 0.6])
 @pytest.mark.parametrize("scores", [(0.98, 0.9, 0.3), (1.0, 1.0), (0.0, 0.02), (0.73, 0.735)])
-def test_accuracies_and_their_intervals_end_at_0_and_1(scores, error):
-    figure = leaderboard([("title", contenders(*scores, error=error))], "val/accuracy")
+def test_accuracies_and_their_intervals_end_at_0_and_1(tmp_path, scores, error):
+    (tmp_path / "metrics.csv").write_text("epoch,val/accuracy\n1,0.1\n2,1.0\n")
+    figure = leaderboard([("title", groups(*scores, error=error, runs=[Run(tmp_path)]))], "val/accuracy")
     for axes in figure.subfigs[0].axes:
         bottom, top = axes.get_ylim()
         hair = 0.021 * (top - bottom)
@@ -137,7 +143,7 @@ def test_accuracies_and_their_intervals_end_at_0_and_1(scores, error):
 
 
 def test_losses_may_be_above_1_and_are_not_below_0():
-    figure = leaderboard([("title", contenders(2.3, 0.4, error=1.0))], "val/loss")
+    figure = leaderboard([("title", groups(2.3, 0.4, error=1.0))], "val/loss")
     bottom, top = figure.subfigs[0].axes[0].get_ylim()
     assert top >= 3.3
     assert -0.021 * (top - bottom) <= bottom

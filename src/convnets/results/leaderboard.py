@@ -30,6 +30,10 @@ class Group:
     runs: Sequence[Run]
     estimates: Mapping[str, Estimate]
 
+    def mean(self, name: str) -> float | None:
+        """The mean of a final number; None where some run lacks it."""
+        return self.estimates[name].mean if name in self.estimates else None
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -134,7 +138,6 @@ def figures(board: Board, metric: str) -> list[dict[str, Any]]:
     rows = []
     for rank, (group, comparison) in enumerate(zip(board.groups, [None, *board.comparisons], strict=True), start=1):
         estimate = group.estimates[metric]
-        others = ("test/accuracy", "seconds", "images_per_second")
         rows.append({
             "validated_on": board.validated_on, "rank": rank, "runs": group.label,
             **{key: None if value is None else as_text(value) for key, value in group.choices.items()},
@@ -143,7 +146,7 @@ def figures(board: Board, metric: str) -> list[dict[str, Any]]:
             "behind_best": comparison and comparison.behind, "lead_tested": comparison and comparison.lead,
             "pairs": comparison and comparison.num_pairs, "p": comparison and comparison.p_value,
             "p_corrected": comparison and comparison.corrected,
-            **{name: group.estimates[name].mean if name in group.estimates else None for name in others},
+            **{name: group.mean(name) for name in ("test/accuracy", "seconds", "images_per_second")},
         })  # fmt: skip
     return rows
 
