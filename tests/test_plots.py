@@ -150,7 +150,6 @@ def test_losses_may_be_above_1_and_are_not_below_0():
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
-    rows = [{"epoch": 1, "train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5}]
     for name in ("a.svg", "b.svg"):
-        plots.training_curves(rows, "title").savefig(tmp_path / name, metadata={"Date": None})
+        plots.training_curves(ROWS, "title").savefig(tmp_path / name, metadata={"Date": None})
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

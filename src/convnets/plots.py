@@ -1,5 +1,6 @@
 """The figures that more than one room draws, and what all figures share."""
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -183,6 +184,13 @@ def predictions(
     axes.set_ylim(num_rows * (height + room + 4) - 4, -0.5)
     figure.suptitle(title, fontsize=13)
     return figure
+
+
+def as_png(figure: Figure, dpi: float) -> bytes:
+    """Render a figure as the content of a PNG file."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=dpi)
+    return picture.getvalue()
 
 
 def pixels(figure: Figure, dpi: float = 100) -> NDArray[np.uint8]:

@@ -18,8 +18,8 @@ from convnets.dashboard.tensorboard import writer_of
 from convnets.data import ImageDataModule
 from convnets.files import write_atomically
 from convnets.networks import summarize
+from convnets.networks.summary import FLOPS_OF_A_MULTIPLY_ADD
 
-FLOPS_OF_A_MULTIPLY_ADD = 2
 PASSES = 3  # the backward pass costs two forward ones: a gradient for the weights, and one for the inputs
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 MEASURING_SECONDS = 0.2

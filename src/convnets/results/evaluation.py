@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -86,9 +85,8 @@ def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
     predictions = Predictions(all_labels, predicted, probabilities.max(dim=1).values)
     write_atomically(run.path / f"predictions-{split}.csv", _predictions_as_csv(predictions, names))
     title = f"{run.path.name}, {split} split: {figures['accuracy']:.4f} of {len(all_labels):,} right"
-    image = io.BytesIO()
-    plots.confusion_matrix(matrix.numpy(), names, title).savefig(image, dpi=120)
-    write_atomically(run.path / f"confusion-{split}.png", image.getvalue())
+    picture = plots.as_png(plots.confusion_matrix(matrix.numpy(), names, title), dpi=120)
+    write_atomically(run.path / f"confusion-{split}.png", picture)
     write_atomically(run.path / f"evaluation-{split}.json", json.dumps(evaluation, indent=2) + "\n")
     return evaluation
 

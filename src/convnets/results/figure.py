@@ -104,11 +104,10 @@ def _draw_scores(axes: Axes, positions: Sequence[float | None], groups: Sequence
     for rank, x in reversed(placed):
         if rank < NUM_COLORED:
             score, error = scores[rank], errors[rank]
-            style = {**_style(rank), "linestyle": "none"}
             ends = np.clip([score - error, score + error], *_bounds(metric))
-            axes.errorbar(
-                x, score, yerr=np.abs(ends - score)[:, None] if error else None, capsize=3, markersize=6, **style
-            )
+            interval = np.abs(ends - score)[:, None] if error else None
+            style = {**_style(rank), "linestyle": "none"}
+            axes.errorbar(x, score, yerr=interval, capsize=3, markersize=6, **style)
     room = max(np.ptp(scores), 1.5 * np.median(errors))  # two seeds may have an interval ten times as long as the rest
     if room > 0:
         lowest = max((scores - errors).min(), scores.min() - room)

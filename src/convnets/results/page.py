@@ -1,7 +1,6 @@
 """The leaderboard as one HTML page that needs no network and no script, for a person who was not there."""
 
 import base64
-import io
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -111,6 +110,4 @@ def _evaluated(run: TrainedRun) -> list[tuple[str, str]]:
 
 def _encoded(figure: Figure) -> str:
     """The figure as a PNG in base 64, to stand within the page."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    return base64.b64encode(picture.getvalue()).decode()
+    return base64.b64encode(plots.as_png(figure, dpi=110)).decode()

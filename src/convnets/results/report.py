@@ -1,6 +1,5 @@
 """The leaderboard in words and tables."""
 
-import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,17 +7,9 @@ from typing import Any
 
 from convnets import text
 from convnets.files import shown, write_atomically
+from convnets.plots import as_png
 from convnets.results.figure import draw
-from convnets.results.leaderboard import (
-    Board,
-    Comparison,
-    Group,
-    Leaderboard,
-    as_text,
-    figures,
-    label,
-    lower_is_better,
-)
+from convnets.results.leaderboard import Board, Comparison, Group, Leaderboard, as_text, figures, label, lower_is_better
 
 FILES = ("leaderboard.md", "leaderboard.csv", "runs.csv", "leaderboard.png")
 NUM_SENTENCES = 10  # about differences, a table
@@ -33,9 +24,7 @@ def write_report(leaderboard: Leaderboard, title: str, folder: Path) -> None:
     write_atomically(folder / FILES[1], groups_as_csv(leaderboard))
     write_atomically(folder / FILES[2], runs_as_csv(leaderboard))
     if leaderboard.boards:
-        picture = io.BytesIO()
-        draw(leaderboard).savefig(picture, dpi=110)
-        write_atomically(folder / FILES[3], picture.getvalue())
+        write_atomically(folder / FILES[3], as_png(draw(leaderboard), dpi=110))
     else:
         (folder / FILES[3]).unlink(missing_ok=True)  # of runs that are gone
 
