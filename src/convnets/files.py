@@ -1,5 +1,6 @@
 """Files that are whole or not there, JSON, and paths as a user types them."""
 
+import csv
 import hashlib
 import json
 import os
@@ -87,3 +88,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} is damaged. To train anew: {removal(path.parent)}")
     return content
+
+
+def read_table(path: Path) -> list[dict[str, float]]:
+    """The rows of a file of comma-separated numbers under their names; empty where it is missing or damaged."""
+    try:
+        with path.open() as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (OSError, TypeError, ValueError):
+        return []

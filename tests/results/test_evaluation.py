@@ -1,15 +1,14 @@
 import csv
 import json
-import math
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
-from convnets.results.evaluation import as_table, compare, comparison_as_table, evaluate, mcnemar
+from convnets.results.evaluation import as_table, compare, comparison_as_table, evaluate
+from convnets.results.significance import mcnemar
 from convnets.results.trained import TrainedRun as Run
 from convnets.training.train import train
 
@@ -134,17 +133,3 @@ def test_predictions_of_other_weights_are_not_reused(adam):
     (adam.path / "evaluation-test.json").write_text(json.dumps({**stored, "weights_sha256": "others"}))
     assert compare(adam, adam)["num_images"] == 200
     assert json.loads((adam.path / "evaluation-test.json").read_text())["weights_sha256"] == before
-
-
-@pytest.mark.parametrize(
-    ("only_a", "only_b", "p_value"),
-    [(10, 2, 158 / 4096), (2, 10, 158 / 4096), (5, 5, 1.0), (0, 0, 1.0), (0, 1, 1.0), (0, 20, 2**-19)],
-)
-def test_mcnemar(only_a, only_b, p_value):
-    assert mcnemar(only_a, only_b) == pytest.approx(p_value)
-
-
-def test_mcnemar_of_many_is_the_normal_approximation():
-    z = (2600 - 2400 - 1) / math.sqrt(5000)  # with Edwards' correction
-    assert mcnemar(2400, 2600) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=2e-3)
-    assert torch.isfinite(torch.tensor(mcnemar(0, 10_000)))

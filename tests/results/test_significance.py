@@ -7,7 +7,7 @@ from convnets.results.significance import (
     Estimate,
     difference,
     holm,
-    incomplete_beta,
+    mcnemar,
     paired_p_value,
     t_p_value,
     t_quantile,
@@ -40,13 +40,6 @@ def test_the_tail_is_the_integral_of_the_density(t, degrees):
     density = [constant * (1 + (i * step) ** 2 / degrees) ** (-(degrees + 1) / 2) for i in range(1001)]
     middle = step / 3 * (density[0] + 4 * sum(density[1::2]) + 2 * sum(density[2:-1:2]) + density[-1])
     assert t_p_value(t, degrees) == pytest.approx(1 - 2 * middle, abs=1e-9)
-
-
-def test_the_beta_function_is_a_binomial_tail():
-    for k, n, x in [(3, 10, 0.2), (7, 12, 0.9), (1, 40, 0.5)]:
-        tail = sum(math.comb(n, i) * x**i * (1 - x) ** (n - i) for i in range(k, n + 1))
-        assert incomplete_beta(k, n - k + 1, x) == pytest.approx(tail, rel=1e-12)
-    assert [incomplete_beta(2, 3, x) for x in (0.0, 1.0)] == [0, 1]
 
 
 def test_an_interval_is_that_of_the_textbook():
@@ -88,3 +81,17 @@ def test_holm_multiplies_the_smallest_most_and_keeps_the_order():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1, 1]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p_value"),
+    [(10, 2, 158 / 4096), (2, 10, 158 / 4096), (5, 5, 1.0), (0, 0, 1.0), (0, 1, 1.0), (0, 20, 2**-19)],
+)
+def test_mcnemar(only_a, only_b, p_value):
+    assert mcnemar(only_a, only_b) == pytest.approx(p_value)
+
+
+def test_mcnemar_of_many_is_the_normal_approximation():
+    z = (2600 - 2400 - 1) / math.sqrt(5000)  # with Edwards' correction
+    assert mcnemar(2400, 2600) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=2e-3)
+    assert math.isfinite(mcnemar(0, 10_000))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from convnets import plots
+from convnets.benchmark.figure import growth
 from convnets.benchmark.marks import NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES, Task
 from convnets.benchmark.measuring import interleaved, measure
 from convnets.files import write_atomically
@@ -135,7 +135,7 @@ class Benchmark:
                 self._measure(f"{GROWTH}{name}", names[task], repetition, task)
         picture = io.BytesIO()
         drawn = {group.removeprefix(GROWTH): self._quantities(group) for group in self._growth()}
-        plots.growth(drawn).savefig(picture, format="png", dpi=120)
+        growth(drawn).savefig(picture, format="png", dpi=120)
         write_atomically(self.folder / "growth.png", picture.getvalue())
 
     def _measure(self, group: str, label: str, repetition: int, task: Task) -> None:

@@ -1,4 +1,4 @@
-"""Pictures are drawn beside the training: on one thread, from arrays that nobody changes."""
+"""The thread that draws pictures beside the training, from arrays that nobody changes."""
 
 import logging
 import time
@@ -12,9 +12,9 @@ _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drawing")
 
 
 class Drawings:
-    """One callback's work for the drawing thread, which all share and which does it in the order in which it came.
+    """One callback's drawings. All callbacks share one thread, which draws in the order of the calls of `add`.
 
-    What fails is said and left out: a picture is no reason to end a training.
+    A drawing that fails is logged and left out: a picture is no reason to end a training.
 
     Attributes:
         seconds: that the thread has worked.
@@ -25,7 +25,7 @@ class Drawings:
         self._waiting: list[Future[None]] = []
 
     def add(self, draw: Callable[..., None], *arguments: Any) -> None:
-        """Have it called with the arguments, soon."""
+        """Have the thread call `draw` with the arguments."""
         self._waiting = [job for job in self._waiting if not job.done()]
         self._waiting.append(_THREAD.submit(self._do, draw, arguments))
 
@@ -40,11 +40,11 @@ class Drawings:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is still to be done."""
+        """Whether a drawing is not finished yet."""
         return not all(job.done() for job in self._waiting)
 
     def wait(self) -> None:
-        """Return once all of it is done."""
+        """Return once all drawings are finished."""
         for job in self._waiting:
             job.result()
         self._waiting.clear()

@@ -17,45 +17,44 @@ from convnets.configuration.rules import RULES
 from convnets.configuration.shell import CONFIG_DIR
 
 FIRST_COLUMNS = ("init", "model", "model.lr", "optimizer", "seed")  # TensorBoard shows five hyperparameters at first
-FOLLOW_OTHERS = ("data.seed", "optimizer.lr", "schedule.steps_argument")  # no hyperparameters
+FOLLOW_OTHERS = ("data.seed", "optimizer.lr", "schedule.steps_argument")  # repeat another key, or follow from one
 METRICS = (
     *(f"final/{stage}_{quantity}" for stage in ("train", "val", "test") for quantity in ("loss", "accuracy")),
     "final/train_seconds",
 )
-SAMPLES_OF_KINDS = (True, 1, "auto", "text", "reduce-overhead")  # which of them a rule allows tells its kinds
-EXAMPLES: Mapping[type, Any] = {bool: False, float: 0.0, str: ""}  # by which `hparams` tells a column's kind
+SAMPLES = (True, 1, "auto", "text", "reduce-overhead")  # a rule that allows a value allows its type
 
 
 def write_hyperparameters(
     writer: SummaryWriter, step: int, config: Mapping[str, Any], result: Mapping[str, Any]
 ) -> None:
-    """Write one row of the HParams table: what decides the result, and the result.
+    """Write one row of the HParams table: the hyperparameters, and the final metrics.
 
-    TensorBoard takes the table's columns from one run only, so each run lists those of all runs. The metrics are tags
-    of their own, for with a holdout the final ones are not those of the last epoch.
+    TensorBoard takes the table's columns from one run only, so each run lists those of all runs. The final metrics have
+    tags of their own, because with a holdout they are not those of the last epoch.
     """
     final = {f"final/{name.replace('/', '_')}": value for name, value in result["metrics"].items()}
     final["final/train_seconds"] = result["train_seconds"]
     row = {key: value for key, value in hyperparameters(config).items() if value is not None}
-    kinds = {**columns(), **{key: _kind(value) for key, value in row.items() if key not in columns()}}
-    experiment, _, _ = hparams({key: EXAMPLES[kinds[key]] for key in sorted(kinds)}, dict.fromkeys([*METRICS, *final]))
+    types = {**{key: _type(value) for key, value in row.items()}, **columns()}
+    experiment, _, _ = hparams({key: types[key]() for key in sorted(types)}, dict.fromkeys([*METRICS, *final]))
     plugin_data = experiment.value[0].metadata.plugin_data
     content = HParamsPluginData.FromString(plugin_data.content)
     for info in content.experiment.hparam_infos:
-        info.differs = info.name in FIRST_COLUMNS  # it puts these before the others, which it sorts by name
+        info.differs = info.name in FIRST_COLUMNS  # TensorBoard puts these first, and sorts the others by name
     plugin_data.content = content.SerializeToString()
-    row = {key: value if _kind(value) is kinds[key] else str(value) for key, value in row.items()}
+    row = {key: value if _type(value) is types[key] else str(value) for key, value in row.items()}
     _, start, end = hparams(row, final)
     for part in (experiment, start, end):
-        writer._get_file_writer().add_summary(part, step)
+        writer.file_writer.add_summary(part, step)  # type: ignore[attr-defined]  # torch declares it as None
     for tag, value in final.items():
         writer.add_scalar(tag, value, step)
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the result, and the choices of groups: {"model": "vgg", "optimizer": "momentum", "model.lr": 0.1}.
+    """The choices of groups, then the keys that decide the result: {"model": "vgg", "init": "xavier", "model.lr": 0.1}.
 
-    A configuration without recorded choices names its model alone.
+    Of a configuration without recorded choices, the model is the only choice.
     """
     choices = {"model": config["model"]["name"], **config.get("choices", {})}
     config = {**config, "callbacks": changing_callbacks(config)}
@@ -69,9 +68,9 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def columns(config_dir: Path = CONFIG_DIR) -> dict[str, type]:
-    """Every hyperparameter that a run composed of the files in conf/ may have, and its kind: bool, float or str.
+    """Every hyperparameter that a run composed of the files in conf/ may have, and its type: bool, float or str.
 
-    A key that takes values of several kinds, such as `compile`, is a text.
+    A key that takes values of several types, such as `compile`, is a str.
     """
     values: dict[str, set[Any]] = {}
     for path in config_dir.rglob("*.yaml"):
@@ -82,28 +81,23 @@ def columns(config_dir: Path = CONFIG_DIR) -> dict[str, type]:
             whole = key if prefix in ("", "_global_") else f"{prefix}.{key}"
             values.setdefault(whole, set()).add(value if isinstance(value, (str, bool, int, float)) else str(value))
     keys = [key for key in values if _is_column(key) and values[key] != {str({})} and not key.startswith("callbacks.")]
-    return {**dict.fromkeys(GROUPS, str), **{key: _only_kind(_kinds(key, values)) for key in keys}}
+    types = {key: _types(key, values) for key in keys}
+    return {**dict.fromkeys(GROUPS, str), **{key: next(iter(t)) if len(t) == 1 else str for key, t in types.items()}}
 
 
-def _kinds(key: str, values: Mapping[str, set[Any]]) -> set[type]:
-    """Of the values that conf/ gives a key, of those that it follows, and of those that its rule allows."""
-    kinds = {_kind(sample) for sample in SAMPLES_OF_KINDS if key in RULES and RULES[key].allows(sample)}
+def _types(key: str, values: Mapping[str, set[Any]]) -> set[type]:
+    """The types of the values that conf/ gives a key, directly or by interpolation, and that its rule allows."""
+    types = {_type(sample) for sample in SAMPLES if key in RULES and RULES[key].allows(sample)}
     for value in values.get(key, ()):
-        if value in ("None", "???"):
-            continue
         if isinstance(value, str) and "${" in value:
-            if followed := re.fullmatch(r"\$\{([\w.]+)\}", value):
-                kinds |= _kinds(followed[1], values)
-            continue
-        kinds.add(_kind(value))
-    return kinds
+            if reference := re.fullmatch(r"\$\{([\w.]+)\}", value):
+                types |= _types(reference[1], values)
+        elif value not in ("None", "???"):
+            types.add(_type(value))
+    return types
 
 
-def _only_kind(kinds: set[type]) -> type:
-    return next(iter(kinds)) if len(kinds) == 1 else str
-
-
-def _kind(value: Any) -> type:
+def _type(value: Any) -> type:
     return bool if isinstance(value, bool) else float if isinstance(value, (int, float)) else str
 
 

@@ -1,18 +1,20 @@
-"""The pictures of one epoch, from arrays to TensorBoard."""
+"""Draws the pictures of one epoch and writes them to TensorBoard."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from convnets import plots
-from convnets.dashboard.probe import SATURATED_WITHIN, Array, Look
+from convnets.dashboard.probe import SATURATED_WITHIN, Array, Observation
 from convnets.text import count
 
 NUM_EXAMPLES = 20  # in a picture
-NUM_MAP_COLUMNS = 8  # of feature maps: TensorBoard shows pictures 350 pixels wide, and their words are to be read
+NUM_MAP_COLUMNS = 8  # of feature maps: in the 350 pixels that TensorBoard gives a picture, words stay readable
 
 
 class Validation(NamedTuple):
@@ -23,54 +25,54 @@ class Validation(NamedTuple):
     scores: Array
 
     def some(self, numbers: Any) -> "Validation":
-        """Those of the numbers, in their order."""
+        """The images of these numbers, in their order."""
         return Validation(*(part[numbers] for part in self))
 
 
-class Shot(NamedTuple):
-    """What an epoch's pictures show: the probe images, all validated ones, the first layer's kernels (n, h, w)."""
+class Snapshot(NamedTuple):
+    """What an epoch's pictures show: probe images, all validated images, and the first layer's kernels (n, h, w)."""
 
     epoch: int
     class_names: tuple[str, ...]
     probed: Validation
-    seen: Look  # of the probe images
+    seen: Observation  # of the probe images
     validated: Validation
     kernels: Array | None
 
 
-def draw(writer: SummaryWriter, shot: Shot) -> None:
-    """Draw them and write them."""
-    for name, figure in figures(shot).items():
-        writer.add_image(f"pictures/{name}", plots.pixels(figure), shot.epoch, dataformats="HWC")
+def draw(writer: SummaryWriter, snapshot: Snapshot) -> None:
+    """Draw an epoch's pictures and write them to TensorBoard."""
+    for name, figure in figures(snapshot).items():
+        writer.add_image(f"pictures/{name}", plots.pixels(figure), snapshot.epoch, dataformats="HWC")
     writer.flush()
 
 
-def figures(shot: Shot) -> dict[str, Figure]:
-    """Every picture that there is something to show in."""
-    names, probed, validated, seen = shot.class_names, shot.probed, shot.validated, shot.seen
-    after = f"after epoch {shot.epoch}"
-    found: dict[str, Figure] = {}
+def figures(snapshot: Snapshot) -> dict[str, Figure]:
+    """Every picture for which the epoch has something to show, under its name."""
+    names, probed, validated, seen = snapshot.class_names, snapshot.probed, snapshot.validated, snapshot.seen
+    after = f"after epoch {snapshot.epoch}"
+    drawn: dict[str, Figure] = {}
 
     examples = probed.some(slice(NUM_EXAMPLES))
     num_right = int((examples.scores.argmax(1) == examples.labels).sum())
     title = f"The same {count(len(examples.labels), 'validation image')} {after}: {num_right} right"
-    found["probe"] = _examples(examples, names, title)
+    drawn["probe"] = _examples(examples, names, title)
 
     wrong = np.flatnonzero(validated.scores.argmax(1) != validated.labels)
     if len(wrong):
         surest = wrong[np.argsort(-softmax(validated.scores[wrong]).max(1), kind="stable")][:NUM_EXAMPLES]
         title = f"The most confident of {count(len(wrong), 'mistake')} {after}"
-        found["mistakes"] = _examples(validated.some(surest), names, title)
+        drawn["mistakes"] = _examples(validated.some(surest), names, title)
 
     matrix = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(matrix, (validated.labels, validated.scores.argmax(1)), 1)
     title = f"{np.trace(matrix) / matrix.sum():.1%} of {matrix.sum():,} validation images right {after}"
-    found["confusion"] = plots.confusion_matrix(matrix, names, title)
+    drawn["confusion"] = plots.confusion_matrix(matrix, names, title)
 
-    if shot.kernels is not None:
-        found["filters"] = plots.filters(shot.kernels, f"The first layer's {len(shot.kernels)} filters {after}")
+    if snapshot.kernels is not None:
+        drawn["filters"] = plots.filters(snapshot.kernels, f"The first layer's {len(snapshot.kernels)} filters {after}")
     label, guess = names[int(probed.labels[0])], names[int(probed.scores[0].argmax())]
-    found["feature_maps"] = plots.feature_maps(seen.maps, names, f"{label}, taken for {guess} {after}", NUM_MAP_COLUMNS)
+    drawn["feature_maps"] = plots.feature_maps(seen.maps, names, f"{label}, taken for {guess} {after}", NUM_MAP_COLUMNS)
     probes = count(len(probed.labels), "validation image")
     near = f"share of outputs within {SATURATED_WITHIN} of 0 or 1, over {probes}"
     for name, shares, xlabel, title in (
@@ -79,8 +81,8 @@ def figures(shot: Shot) -> dict[str, Figure]:
     ):
         if shares:
             layers = [layer.replace("_", " ") for layer in shares]
-            found[name] = plots.shares(layers, [*shares.values()], xlabel, f"{title} {after}")
-    return found
+            drawn[name] = _bars(layers, [*shares.values()], xlabel, f"{title} {after}")
+    return drawn
 
 
 def _examples(some: Validation, class_names: tuple[str, ...], title: str) -> Figure:
@@ -92,3 +94,19 @@ def softmax(scores: Array) -> Array:
     """Probabilities (N, num_classes)."""
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _bars(names: Sequence[str], values: Sequence[float], xlabel: str, title: str) -> Figure:
+    """Draw a share from 0 to 1 for each name, as bars from the first name at the top."""
+    figure = Figure(figsize=(6, 0.3 * len(names) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(names))
+    axes.barh(places, values, color=plots.BLUE)
+    for place, value in zip(places, values, strict=True):
+        axes.text(value + 0.01, place, f"{value:.0%}", va="center", fontsize=9)
+    axes.set_yticks(places, names)
+    axes.set(title=title, xlabel=xlabel, xlim=(0, 1.12), ylim=(len(names) - 0.4, -0.6))
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,13 +1,13 @@
-"""What a network makes of some images, layer by layer."""
+"""Looks into a network while some images run through it, layer by layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
+from lightning import Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,12 +25,12 @@ Array = NDArray[np.float32]
 
 
 @dataclass
-class Look:
-    """What was seen, in arrays of its own, layers in the order in which they ran.
+class Observation:
+    """What `look` saw, copied into arrays. Layers stand in the order in which they ran.
 
     Attributes:
         scores: (N, num_classes).
-        maps: what each top layer gives out for the first image: its first channels (channels, H, W), or units (n,).
+        maps: outputs of each top layer for the first image: its first channels (channels, H, W), or units (n,).
         activations: up to 100,000 outputs of each activation function, over all images.
         saturated: share of each sigmoid's outputs that are within 0.05 of 0 or 1.
         dead: share of each ReLU's units (of convolutions: channels) that are 0 for every image.
@@ -44,7 +44,7 @@ class Look:
 
 
 def probe_numbers(labels: Tensor, num_images: int) -> Tensor:
-    """Numbers of the first images of each class, the classes in turn: always the same ones."""
+    """Numbers of the first images of each class, the classes in turn: the same at every call."""
     turn = torch.zeros_like(labels)
     for label in labels.unique():
         members = labels == label
@@ -52,9 +52,9 @@ def probe_numbers(labels: Tensor, num_images: int) -> Tensor:
     return (turn * (labels.max() + 1) + labels).argsort()[:num_images]
 
 
-def look(trainer: lightning.Trainer, classifier: Classifier, images: Tensor) -> Look:
-    """Run images (N, C, H, W) through the network, as in validation, and note what passes."""
-    seen = Look(np.empty((0, 0), dtype=np.float32))
+def look(trainer: Trainer, classifier: Classifier, images: Tensor) -> Observation:
+    """Run images (N, C, H, W) through the network, as in validation, and note what its layers give out."""
+    seen = Observation(np.empty((0, 0), dtype=np.float32))
     tops = {id(layer): name for name, layer in classifier.network.named_children()}
 
     def note(name: str, layer: nn.Module, outputs: Any) -> None:
@@ -95,8 +95,8 @@ def look(trainer: lightning.Trainer, classifier: Classifier, images: Tensor) -> 
 
 
 @contextmanager
-def watching(trainer: lightning.Trainer, classifier: Classifier) -> Iterator[None]:
-    """Evaluation mode and the training's precision; random numbers and modes are put back as they were."""
+def watching(trainer: Trainer, classifier: Classifier) -> Iterator[None]:
+    """Evaluation mode, in the training's precision; puts modes and random numbers back as they were."""
     modes = {module: module.training for module in classifier.modules()}
     on_gpu = classifier.device.type == "cuda"
     classifier.eval()
@@ -113,7 +113,7 @@ def watching(trainer: lightning.Trainer, classifier: Classifier) -> Iterator[Non
 
 
 def as_array(tensor: Tensor) -> Array:
-    """A copy that the training does not change."""
+    """A copy in main memory, float32, that the training does not change."""
     return tensor.detach().float().cpu().numpy().copy()
 
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run that has ended."""
+"""The summary in TensorBoard of a run that has ended."""
 
 import io
 import logging
@@ -13,9 +13,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning
 import numpy as np
 import yaml
+from lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -23,6 +23,7 @@ from convnets.classifier import Classifier
 from convnets.dashboard.hyperparameters import write_hyperparameters
 from convnets.dashboard.pictures import softmax
 from convnets.dashboard.probe import Array, as_array, watching
+from convnets.data import ImageDataModule
 from convnets.networks import as_table, summarize
 
 log = logging.getLogger(__name__)
@@ -32,9 +33,9 @@ MOST_DIMENSIONS = 128  # of the projector, whose file is text
 
 
 class Tested(NamedTuple):
-    """Images (N, C, H, W) of bytes, labels (N,), scores (N, num_classes); of the first 1,000, what the scores are of.
+    """Images (N, C, H, W) of bytes, labels (N,), scores (N, num_classes), and inputs of the last linear layer.
 
-    That is the inputs of the last linear layer (1000, n).
+    The latter are `units` (1000, n), of the first 1,000 images.
     """
 
     images: Tensor
@@ -45,22 +46,22 @@ class Tested(NamedTuple):
 
 def write_summary(
     writer: SummaryWriter,
-    trainer: lightning.Trainer,
+    trainer: Trainer,
     classifier: Classifier,
     config: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> None:
-    """Write what a run has come to, after its training and its test, at the step after the last epoch's.
+    """Write the summary of a finished run at the step after the last epoch's.
 
-    Precision against recall of each class, and 1,000 images in the space of the last layer, of the test split; the
+    Of the test split, precision against recall of each class, and 1,000 images in the space of the last layer; the
     hyperparameters with the final metrics; configuration, versions, command and layers as text; the network's graph.
 
     Args:
         config: resolved.
         result: of the training; see result.json.
     """
-    step = result["epochs"] + 1  # a run that is extended drops what stands there
-    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    step = result["epochs"] + 1  # where it is dropped if the run is extended
+    datamodule = ImageDataModule.of(trainer)
     names = datamodule.class_names
     classifier.to(trainer.strategy.root_device)
     tested = _test(trainer, classifier, datamodule)
@@ -83,7 +84,7 @@ def write_summary(
     classifier.cpu()
 
 
-def _test(trainer: lightning.Trainer, classifier: Classifier, datamodule: Any) -> Tested:
+def _test(trainer: Trainer, classifier: Classifier, datamodule: ImageDataModule) -> Tested:
     """Run the test split through the network, as many batches as a test is limited to."""
     dataset, size = datamodule.splits["test"], datamodule.batch_size
     limit: Any = trainer.limit_test_batches
@@ -109,9 +110,9 @@ def _test(trainer: lightning.Trainer, classifier: Classifier, datamodule: Any) -
 
 
 def _write_embedding(writer: SummaryWriter, step: int, names: tuple[str, ...], tested: Tested) -> None:
-    """Points for the projector, each with its picture and class.
+    """Write points for the projector, each with its picture and class.
 
-    Of more than 128 dimensions the 128 principal ones; in multiples of their standard deviation.
+    Of more than 128 dimensions only the 128 principal ones are written; in multiples of their standard deviation.
     """
     units = tested.units - tested.units.mean(axis=0)
     if units.shape[1] > MOST_DIMENSIONS:
@@ -131,7 +132,7 @@ def _write_embedding(writer: SummaryWriter, step: int, names: tuple[str, ...], t
 
 
 def _write_graph(writer: SummaryWriter, classifier: Classifier, image: Tensor) -> None:
-    """Draw the network as TensorBoard does, by tracing it; the layers are there as text in any case."""
+    """Write the network's graph, if TensorBoard can trace it; its layers are there as text in any case."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # add_graph prints what it raises
         warnings.simplefilter("ignore")  # torch.jit.trace, which it calls, is deprecated
         try:

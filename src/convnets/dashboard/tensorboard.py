@@ -1,11 +1,11 @@
-"""Access to TensorBoard's event files."""
+"""The writer of TensorBoard's event files."""
 
-import lightning
+from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 
-def writer_of(trainer: lightning.Trainer) -> SummaryWriter | None:
+def writer_of(trainer: Trainer) -> SummaryWriter | None:
     """The writer of the run's events; None where the trainer has no TensorBoardLogger, and on ranks above 0."""
     if not trainer.is_global_zero:
         return None

@@ -1,23 +1,21 @@
-"""How much of the machine a training uses."""
+"""How much of the machine a training uses: waiting for data, and arithmetic against the device's peak."""
 
 import copy
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback
+from lightning import Callback, LightningModule, Trainer
 
-from convnets.callbacks.checkpoints import Checkpoints
-from convnets.callbacks.history import History
 from convnets.classifier import Classifier
 from convnets.dashboard.tensorboard import writer_of
+from convnets.data import ImageDataModule
 from convnets.files import write_atomically
 from convnets.networks import summarize
 
@@ -28,11 +26,11 @@ MEASURING_SECONDS = 0.2
 
 
 class Throughput(Callback):
-    """Scalars for TensorBoard, of each epoch: what waiting for data takes, and what the network's arithmetic comes to.
+    """Writes to TensorBoard, each epoch, the share of time spent waiting for data and the speed of the arithmetic.
 
-    throughput/data_wait_percent: share of the training's time between one step's end and the next one's start, but for
-        checkpoints: choosing, moving and resizing images (with steps_per_execution above 1 without the resizing). On a
-        GPU, the time of the thread that feeds it.
+    throughput/data_wait_percent: share of the training's time, without that for checkpoints, between the end of a step
+        and the start of the next: choosing, moving and resizing images (with steps_per_execution above 1 without the
+        resizing). On a GPU, the time of the thread that feeds it.
     throughput/model_gflops: 1e9 operations a second, of the convolutions and linear layers forward and backward.
     throughput/peak_percent: of what the device reaches in a product of large matrices, in the training's precision.
 
@@ -42,65 +40,62 @@ class Throughput(Callback):
 
     def __init__(self, peaks_path: str = "~/.cache/convnets/peaks.json") -> None:
         self.peaks_path = Path(peaks_path).expanduser()
-        self._flops_an_image = 0
+        self._flops_per_image = 0
         self._peak = 0.0
-        self._started = self._step_ended = self._waited = self._saving_before = 0.0
+        self._started = self._step_ended = self._waited = self._saving_seconds_at_start = 0.0
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock of an epoch that is resumed."""
-        self._start(trainer)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of an epoch that is resumed, for which `on_train_epoch_start` is not called."""
+        self.on_train_epoch_start(trainer, pl_module)
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Count from zero."""
-        self._start(trainer)
-
-    def _start(self, trainer: lightning.Trainer) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's clocks."""
         self._started = self._step_ended = time.perf_counter()
         self._waited = 0.0
-        self._saving_before = Checkpoints.of(trainer).saving_seconds
+        self._saving_seconds_at_start = saving_seconds(trainer)
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """The batch is there."""
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Stop waiting: the batch is there."""
         self._waited += time.perf_counter() - self._step_ended
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """The next batch is waited for."""
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Begin to wait for the next batch."""
         self._step_ended = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_epoch_row(self, trainer: Trainer, classifier: Classifier, row: Mapping[str, float]) -> None:
         """Write the epoch's scalars."""
         if (writer := writer_of(trainer)) is None:
             return
-        if not self._peak:  # not before the first step, which someone waits for
-            self._measure(trainer, pl_module)
-        saving = Checkpoints.of(trainer).saving_seconds - self._saving_before
-        flops = self._flops_an_image * History.of(trainer).rows[-1]["images_per_second"]
+        if not self._peak:  # measured after the first epoch: the user waits for the first step
+            self._measure(trainer, classifier)
+        saving = saving_seconds(trainer) - self._saving_seconds_at_start
+        flops = self._flops_per_image * row["images_per_second"]
         scalars = {
             "data_wait_percent": 100 * (self._waited - saving) / (self._step_ended - self._started - saving),
             "model_gflops": flops / 1e9,
             "peak_percent": 100 * flops / self._peak,
         }
         for name, value in scalars.items():
-            writer.add_scalar(f"throughput/{name}", value, trainer.current_epoch + 1)
+            writer.add_scalar(f"throughput/{name}", value, int(row["epoch"]))
         writer.flush()
 
-    def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def _measure(self, trainer: Trainer, classifier: Classifier) -> None:
         """Count the network's arithmetic, and measure the device."""
-        assert isinstance(pl_module, Classifier)
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        whole = summarize(copy.deepcopy(pl_module.network), datamodule.resize, datamodule.num_channels)[0]
-        self._flops_an_image = whole.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
-        self._peak = peak_flops(pl_module.device, str(trainer.precision), self.peaks_path) * trainer.world_size
+        datamodule = ImageDataModule.of(trainer)
+        network = summarize(copy.deepcopy(classifier.network), datamodule.resize, datamodule.num_channels)[0]
+        self._flops_per_image = network.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
+        self._peak = peak_flops(classifier.device, str(trainer.precision), self.peaks_path) * trainer.world_size
+
+
+def saving_seconds(trainer: Any) -> float:
+    """Seconds that the run has spent on saving checkpoints so far."""
+    return sum(getattr(callback, "saving_seconds", 0.0) for callback in trainer.checkpoint_callbacks)
 
 
 def peak_flops(device: torch.device, precision: str, path: Path) -> float:
-    """Operations a second of a large matrix product: measured now, or in the file if that is more.
+    """Operations a second of a large matrix product: the most of what is measured now and what the file has.
 
-    A device that was busy with other work when it was measured first would else be exceeded for ever.
+    A device may have been busy with other work when it was measured first, so it is measured each time.
     """
     dtype = DTYPES.get(precision, torch.float32)
     if device.type == "cuda":
@@ -123,8 +118,8 @@ def peak_flops(device: torch.device, precision: str, path: Path) -> float:
 def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = MEASURING_SECONDS) -> float:
     """Operations a second of the fastest product of large matrices within so many seconds.
 
-    As torch multiplies matrices, and as a 1x1 convolution: on a CPU these are two libraries, the second often faster.
-    Draws no random numbers: the training does.
+    Measured as a matrix product and as a 1x1 convolution: on a CPU two libraries do these, the second often faster.
+    Draws no random numbers, which would change the training.
     """
     wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     size = 4096 if device.type == "cuda" else 1024

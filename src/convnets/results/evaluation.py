@@ -1,11 +1,10 @@
-"""What a trained run gets right and wrong, and whether another is better."""
+"""Evaluates a trained run on a split of its images, and compares two runs."""
 
 import csv
 import hashlib
 import io
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lightning
@@ -24,17 +23,19 @@ from convnets.classifier import Tally
 from convnets.configuration.content import differences
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import write_atomically
+from convnets.results.significance import mcnemar
 from convnets.results.trained import TrainedRun
+from convnets.text import aligned, as_csv
 from convnets.training.building import build_trainer
 from convnets.training.train import quieten_lightning
 
 SPLITS = ("test", "val", "train")
 NUM_CALIBRATION_BINS = 15
-ROUNDING = 1e-5  # of the loss: what float32 sums of some thousand images differ by
+ROUNDING = 1e-5  # relative difference of the loss: float32 sums over some thousand images differ by so much
 
 
 class Predictions(NamedTuple):
-    """What a run makes of a split's images, in their order."""
+    """The labels of a split's images and a run's predictions, in the order of the images."""
 
     labels: Tensor  # (N,)
     predicted: Tensor  # (N,)
@@ -42,9 +43,9 @@ class Predictions(NamedTuple):
 
 
 def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
-    """TrainedRun the network over a split; write evaluation-SPLIT.json, predictions-SPLIT.csv and confusion-SPLIT.png.
+    """Run the network over a split; write evaluation-SPLIT.json, predictions-SPLIT.csv and confusion-SPLIT.png.
 
-    On the device, in the precision and with the batch size of the training, so that its own figures come out again.
+    Device, precision and batch size are those of the training, so that its own figures come out again.
 
     Returns:
         split, num_images, accuracy, loss (nats), calibration_error (expected, 15 bins), a row a class with precision
@@ -83,7 +84,7 @@ def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
         "weights_sha256": _weights_sha256(run),
     }
     predictions = Predictions(all_labels, predicted, probabilities.max(dim=1).values)
-    write_atomically(run.path / f"predictions-{split}.csv", _as_csv(predictions, names))
+    write_atomically(run.path / f"predictions-{split}.csv", _predictions_as_csv(predictions, names))
     title = f"{run.path.name}, {split} split: {figures['accuracy']:.4f} of {len(all_labels):,} right"
     image = io.BytesIO()
     plots.confusion_matrix(matrix.numpy(), names, title).savefig(image, dpi=120)
@@ -93,7 +94,7 @@ def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
 
 
 def _outputs(run: TrainedRun, split: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Scores, losses and labels, a batch an item."""
+    """Scores (N, num_classes), losses (N,) and labels (N,) of each batch."""
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
     config = OmegaConf.merge(run.config, {"trainer": alone})
     OmegaConf.update(config, "callbacks", {}, merge=False)
@@ -109,7 +110,7 @@ def _outputs(run: TrainedRun, split: str) -> tuple[list[Tensor], list[Tensor], l
 
 
 def _reported(run: TrainedRun, split: str) -> dict[str, float]:
-    """The accuracy and loss of these images that the training ended with, if it looked at them."""
+    """The final accuracy and loss on these images, if the training evaluated them."""
     stages = {"val": "val", "test": "val" if run.result.get("validated_on") == "test split" else "test"}
     prefix = f"{stages.get(split)}/"
     return {name.removeprefix(prefix): value for name, value in run.metrics.items() if name.startswith(prefix)}
@@ -119,22 +120,14 @@ def _weights_sha256(run: TrainedRun) -> str:
     return hashlib.sha256((run.path / "weights.safetensors").read_bytes()).hexdigest()
 
 
-def _as_csv(predictions: Predictions, names: tuple[str, ...]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", "predicted", "probability", "class", "predicted_class"])
-    rows = zip(*(column.tolist() for column in predictions), strict=True)
-    for image, (label, predicted, probability) in enumerate(rows):
-        writer.writerow([image, label, predicted, f"{probability:.6f}", names[label], names[predicted]])
-    return text.getvalue()
+def _predictions_as_csv(predictions: Predictions, names: Sequence[str]) -> str:
+    header = ["image", "label", "predicted", "probability", "class", "predicted_class"]
+    rows = enumerate(zip(*(column.tolist() for column in predictions), strict=True))
+    return as_csv(header, ((n, y, guess, f"{p:.6f}", names[y], names[guess]) for n, (y, guess, p) in rows))
 
 
 def as_table(evaluation: Mapping[str, Any]) -> str:
-    """The evaluation for a terminal."""
-    classes = evaluation["classes"]
-    width = max(len(row["class"]) for row in classes)
-    matrix = evaluation["confusion_matrix"]
-    digits = max(len(str(count)) for row in matrix for count in row)
+    """The evaluation as a table for a terminal."""
     images = f"{evaluation['num_images']:,} {evaluation['split']} images"
     lines = [
         f"accuracy           {evaluation['accuracy']:.4f}  of {images}",
@@ -143,17 +136,19 @@ def as_table(evaluation: Mapping[str, Any]) -> str:
     ]
     if reported := evaluation["reported"]:
         lines.append(f"as reported        {reported['accuracy']:.4f}  {_verdict(evaluation, reported)}")
-    lines += ["", f"{'class':{width}}  precision  recall   taken for, in the order of the classes"]
-    for row, counts in zip(classes, matrix, strict=True):
-        numbers = " ".join(f"{count or '.':>{digits}}" for count in counts)
-        lines.append(f"{row['class']:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}   {numbers}")
-    return "\n".join(lines)
+    matrix = evaluation["confusion_matrix"]
+    digits = max(len(str(count)) for row in matrix for count in row)
+    rows = [("class", "precision", "recall", " taken for, in the order of the classes")]
+    for row, counts in zip(evaluation["classes"], matrix, strict=True):
+        numbers = "".join(f" {count or '.':>{digits}}" for count in counts)
+        rows.append((row["class"], f"{row['precision']:.4f}", f"{row['recall']:.4f}", numbers))
+    return "\n".join([*lines, "", *(line.rstrip() for line in aligned(rows, left=(0, 3)))])
 
 
 def _verdict(evaluation: Mapping[str, Any], reported: Mapping[str, float]) -> str:
-    """Whether the figures are those that the training ended with, and else by how much they are others.
+    """Whether the figures are those that the training ended with, and otherwise how they differ.
 
-    Another number of threads, processor or precision sums in another order: that is rounding, and said as such.
+    With another number of threads, processor or precision, sums are made in another order: that is called rounding.
     """
     num_right = round((evaluation["accuracy"] - reported["accuracy"]) * evaluation["num_images"])
     more_loss = evaluation["loss"] - reported["loss"]
@@ -168,7 +163,7 @@ def _verdict(evaluation: Mapping[str, Any], reported: Mapping[str, float]) -> st
 
 
 def load_evaluation(run: TrainedRun, split: str) -> dict[str, Any]:
-    """What `evaluate` found, which is called where that was not done with these weights."""
+    """Load the stored evaluation, or evaluate if there is none of these weights."""
     try:
         evaluation = json.loads((run.path / f"evaluation-{split}.json").read_text())
         if evaluation["weights_sha256"] == _weights_sha256(run):
@@ -179,7 +174,7 @@ def load_evaluation(run: TrainedRun, split: str) -> dict[str, Any]:
 
 
 def load_predictions(run: TrainedRun, split: str) -> Predictions:
-    """The predictions beside `load_evaluation`."""
+    """Load the stored predictions, or evaluate if there are none of these weights."""
     load_evaluation(run, split)
     with (run.path / f"predictions-{split}.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -188,7 +183,7 @@ def load_predictions(run: TrainedRun, split: str) -> Predictions:
 
 
 def compare(a: TrainedRun, b: TrainedRun) -> dict[str, Any]:
-    """Where two runs differ: configuration, final metrics, and the test images that only one gets right.
+    """How two runs differ: configuration, final metrics, and the test images that only one of them gets right.
 
     Raises:
         ConfigurationError: they were not trained on the same data set.
@@ -209,18 +204,8 @@ def compare(a: TrainedRun, b: TrainedRun) -> dict[str, Any]:
     }
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Probability of a split at least as uneven if each of these images were as likely to fall to either side.
-
-    McNemar's test, exact and two-sided.
-    """
-    n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**n)
-
-
 def comparison_as_table(a: TrainedRun, b: TrainedRun, comparison: Mapping[str, Any]) -> str:
-    """The comparison for a terminal."""
+    """The comparison as text for a terminal."""
     lines = [f"A  {a}", f"B  {b}", "", "configuration"]
     width = max(map(len, [*comparison["configuration"], *comparison["metrics"]]), default=0)
     lines += [f"  {key:{width}}  {x} | {y}" for key, (x, y) in comparison["configuration"].items()] or ["  the same"]

@@ -1,10 +1,8 @@
-"""A trained run as a program that needs neither this project nor, as ONNX, PyTorch."""
+"""Exports a trained run as a program that needs neither this project nor, as ONNX, PyTorch."""
 
-import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.shell import installation
+from convnets.data import ImageDataModule
 from convnets.results.trained import TrainedRun
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -29,7 +28,7 @@ class ExportError(RuntimeError):
 class FromBytes(nn.Module):
     """A network with its preprocessing: images (N, C, H, W) of bytes to scores (N, num_classes)."""
 
-    def __init__(self, network: nn.Module, datamodule: Any) -> None:
+    def __init__(self, network: nn.Module, datamodule: ImageDataModule) -> None:
         super().__init__()
         self.network = network
         self.datamodule = datamodule
@@ -43,7 +42,7 @@ class Exported(NamedTuple):
     """A program that was exported, and checked on real images.
 
     Args:
-        difference: the largest one of a score.
+        difference: the largest one between the run's and the program's score.
         image_shape: (C, H, W) of the bytes that it takes.
     """
 
@@ -71,7 +70,7 @@ def export(run: TrainedRun, to: str) -> Exported:
         ExportError: the scores differ.
         RunFolderError: the run has no weights.
     """
-    if to == "onnx" and (missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not _is_there(name)]):
+    if to == "onnx" and (missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]):
         raise ConfigurationError(f"--to onnx needs {', '.join(missing)}: {installation('onnx')}")
     datamodule = run.datamodule
     images = datamodule.splits["test"].images[:NUM_CHECKED]
@@ -98,21 +97,9 @@ def export(run: TrainedRun, to: str) -> Exported:
     return Exported(path, difference, len(images), tuple(images.shape[1:]), expected.shape[1])
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out torch's warnings of its own making: what matters is checked after."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _is_there(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
 def _write_torch(model: nn.Module, images: Tensor, path: Path) -> None:
     program = torch.export.export(model, (images,), dynamic_shapes=BATCHES)
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):  # torch warns of itself, and the result is checked after
         torch.export.save(program, path)
 
 
@@ -122,16 +109,11 @@ def _run_torch(path: Path, images: Tensor) -> Tensor:
 
 def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):
         program: Any = torch.onnx.export(
-            model,
-            (images,),
-            input_names=["images"],
-            output_names=["scores"],
-            dynamic_shapes=BATCHES,
-            dynamo=True,
+            model, (images,), input_names=["images"], output_names=["scores"], dynamic_shapes=BATCHES, dynamo=True,
             verbose=False,
-        )
+        )  # fmt: skip
     program.save(path)
 
 

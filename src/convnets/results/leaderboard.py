@@ -1,9 +1,9 @@
-"""Many runs, grouped by recipe and ranked, with what their seeds allow to say."""
+"""The leaderboard in numbers: runs grouped by recipe, ranked, and compared with the best over their seeds."""
 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,14 @@ from convnets.configuration.composition import GROUPS
 from convnets.configuration.rules import ConfigurationError, unknown_key
 from convnets.results.significance import Estimate, difference, holm
 from convnets.runs.run import Run
+from convnets.text import count
 
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed, or whatever `by` leaves open.
+    """Runs that differ only in their seed, or in the keys that they are not grouped by.
 
     Args:
         choices: the values of the keys that name the group.
@@ -32,14 +33,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The best group beside another.
+    """The best group against another.
 
     Args:
-        behind: the distance of their means.
-        lead: what was tested, positive where the best is better: the mean over the pairs, or that of the means.
+        behind: distance between the means of the groups.
+        lead: the difference that was tested, positive where the best is better: the mean over pairs, or `behind`.
         num_pairs: runs compared one by one; 0 where Welch's test compared the groups.
         p_value: of the lead; None where there is no spread to compare with.
-        corrected: the p-value, raised for the number of comparisons.
+        corrected: the p-value after Holm's correction for the number of comparisons.
     """
 
     behind: float
@@ -50,7 +51,7 @@ class Comparison:
 
     @property
     def is_beyond_the_spread(self) -> bool:
-        """Whether seeds alone would hardly ever make such a difference."""
+        """Whether seeds alone would make such a difference in less than 5 % of cases."""
         return self.corrected is not None and self.corrected < SIGNIFICANT
 
 
@@ -70,7 +71,7 @@ class Leaderboard:
 
     Args:
         keys: what names the groups.
-        pooled: swept keys that are not among them, so that a group mixes their values.
+        pooled: swept keys that are not among `keys`, so that a group mixes their values.
         unfinished: every run without a result.
         warnings: what makes the figures less comparable than they look.
     """
@@ -128,8 +129,27 @@ def lower_is_better(metric: str) -> bool:
     return any(word in metric for word in ("loss", "error", "seconds"))
 
 
+def figures(board: Board, metric: str) -> list[dict[str, Any]]:
+    """What the tables say of each group, best first: its place, its figures, and its distance from the best."""
+    rows = []
+    for rank, (group, comparison) in enumerate(zip(board.groups, [None, *board.comparisons], strict=True), start=1):
+        estimate = group.estimates[metric]
+        others = ("test/accuracy", "seconds", "images_per_second")
+        rows.append({
+            "validated_on": board.validated_on, "rank": rank, "runs": group.label,
+            **{key: None if value is None else as_text(value) for key, value in group.choices.items()},
+            "metric": metric, "n": estimate.n, "mean": estimate.mean, "sd": estimate.sd,
+            "half_width_95": estimate.half_width,
+            "behind_best": comparison and comparison.behind, "lead_tested": comparison and comparison.lead,
+            "pairs": comparison and comparison.num_pairs, "p": comparison and comparison.p_value,
+            "p_corrected": comparison and comparison.corrected,
+            **{name: group.estimates[name].mean if name in group.estimates else None for name in others},
+        })  # fmt: skip
+    return rows
+
+
 def validation_images(run: Run, metric: str = "val/accuracy") -> str:
-    """On which images the metric was computed, in words: only what has the same is ranked together."""
+    """The images that the metric was computed on, in words. Runs are ranked together only where these are the same."""
     stage = metric.partition("/")[0]
     if run.validated_on_test_split():
         text = "the test split"
@@ -146,9 +166,10 @@ def validation_images(run: Run, metric: str = "val/accuracy") -> str:
 
 
 def swept_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """As few keys as tell all settings apart, groups first: what follows from another key is left out."""
+    """As few keys as tell all settings apart, groups first: a key that follows from another is left out."""
     distinct = list({json.dumps(each, sort_keys=True): each for each in settings}.values())
-    candidates = [*GROUPS, *sorted({key for each in distinct for key in each if key not in GROUPS}, key=_code_last)]
+    others = {key for each in distinct for key in each if key not in GROUPS}
+    candidates = [*GROUPS, *sorted(others, key=lambda key: (key == "code", key))]
     swept: list[str] = []
     told_apart = [0] * len(distinct)
     for key in candidates:
@@ -163,17 +184,13 @@ def swept_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     return swept
 
 
-def _code_last(key: str) -> tuple[bool, str]:
-    return key == "code", key
-
-
 def naming_keys(runs: Iterable[Run]) -> list[str]:
     """The model, and as few keys as tell the runs apart."""
     return ["model", *(key for key in swept_keys([run.settings for run in runs]) if key != "model")]
 
 
 def differing(runs: Sequence[Run]) -> set[str]:
-    """The keys that the runs do not all have the same value of."""
+    """The keys whose values differ between the runs."""
     keys = {key for run in runs for key in run.settings}
     return {key for key in keys if len({as_text(run.settings.get(key)) for run in runs}) > 1}
 
@@ -188,9 +205,9 @@ def as_text(value: Any) -> str:
 
 
 def _chosen_alike(runs: Sequence[Run]) -> list[Run]:
-    """The same runs, those of one recipe with the choices of the first: it may be written in several ways.
+    """The same runs, where all runs of one recipe have the choices of the first: it may be written in several ways.
 
-    Where one recipe was trained by different code, the runs get a setting of that name, so that they are told apart.
+    Where one recipe was trained by different code, the runs get a setting `code`, which tells them apart.
     """
     alike = []
     for same in _groups_of(runs, lambda run: run.recipe).values():
@@ -207,11 +224,11 @@ def _chosen_alike(runs: Sequence[Run]) -> list[Run]:
 
 
 def label(run: Run, keys: Sequence[str], own: Collection[str] = ()) -> str:
-    """What to type for the run, as far as it is not what others have too: the model's name, then keys and values.
+    """The name of a run among others, as one would type it: the model, then keys and values.
 
     Args:
-        keys: are named in any case.
-        own: keys in which runs differ, named where this run has changed them.
+        keys: always named.
+        own: keys in which the runs differ, named where this run has changed them.
     """
     words = [str(run.settings["model"])] if "model" in keys else []
     keys = [*keys, *(key for key in run.changes if key in own and key not in keys)]
@@ -219,15 +236,15 @@ def label(run: Run, keys: Sequence[str], own: Collection[str] = ()) -> str:
     return " ".join([*words, *(f"{key}={as_text(value)}" for key, value in named.items() if value is not None)])
 
 
-def _groups_of(runs: Iterable[Run], key: Any) -> dict[Any, list[Run]]:
+def _groups_of(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
     groups = defaultdict(list)
-    for run in runs:
-        groups[key(run)].append(run)
+    for item in items:
+        groups[key(item)].append(item)
     return groups
 
 
 def _one_a_seed(runs: Sequence[Run], keys: Sequence[str]) -> list[Run]:
-    """The newest of each configuration and seed: two of them are one measurement, not two."""
+    """The newest run of each configuration and seed: repeating one is no second measurement."""
     by_age = sorted(runs, key=lambda run: str(run.result.get("finished", "")))
     newest = {(run.recipe, run.seeds, _values(run, keys)): run for run in by_age}
     return sorted(newest.values(), key=lambda run: (run.recipe, str(run.seeds)))
@@ -254,7 +271,7 @@ def _board(
 
 
 def _compare(groups: Sequence[Group], metric: str, pooled: Sequence[str]) -> list[Comparison]:
-    """The first with each other."""
+    """Compare the first group with each of the others."""
     best, *others = [_sample(group, metric, pooled) for group in groups]
     differences = [difference(best, other) for other in others]
     corrected = iter(holm([each.p_value for each in differences if each.p_value is not None]))
@@ -275,43 +292,34 @@ def _group(runs: Sequence[Run], metric: str, keys: Sequence[str], names: Sequenc
 
 
 def _sample(group: Group, metric: str, pooled: Sequence[str]) -> dict[Hashable, float]:
-    """The metric by what a run shares with one run of another group: the seed, and the settings that are pooled."""
-    shared = [(run.seeds, _values(run, pooled)) for run in group.runs]
-    values = [value for run in group.runs if (value := run.value(metric)) is not None]
-    return dict(zip(shared, values, strict=True))
+    """The metric of each run, by what pairs it with a run of another group: the seed, and the pooled settings."""
+    values = [(run, run.value(metric)) for run in group.runs]
+    return {(run.seeds, _values(run, pooled)): value for run, value in values if value is not None}
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:
     """What differs between the runs beside their configuration."""
-    names = sorted({name for run in runs for name in run.result.get("versions", {})})
+
+    def mixed(what: str, values: Iterable[Any]) -> list[str]:
+        counter = Counter(str(value or "unknown") for value in values)
+        return [f"{what}: {_counts(counter)}."] if len(counter) > 1 else []
+
+    versions = [run.result.get("versions", {}) for run in runs]
     warnings = []
-    for name in names:
-        versions = Counter(str(run.result.get("versions", {}).get(name, "unknown")) for run in runs)
-        if len(versions) > 1:
-            warnings.append(f"Mixed versions of {name}: {_counts(versions)}.")
-    commits = Counter(str(run.result.get("git_commit") or "unknown") for run in runs)
-    if len(commits) > 1:
-        warnings.append(f"Mixed versions of this code: {_counts(commits)}.")
-    digests: dict[str, set[str]] = defaultdict(set)
-    for module, digest in (item for run in runs for item in run.code.get("modules", {}).items()):
-        digests[module].add(digest)
-    if mixed := [f"{module} ({len(found)} versions)" for module, found in sorted(digests.items()) if len(found) > 1]:
-        warnings.append(f"Runs were trained by different code: {', '.join(mixed)}.")
+    for name in sorted({name for each in versions for name in each}):
+        warnings += mixed(f"Mixed versions of {name}", (each.get(name) for each in versions))
+    warnings += mixed("Mixed versions of this code", (run.result.get("git_commit") for run in runs))
+    digests = _groups_of({item for run in runs for item in run.code.get("modules", {}).items()}, lambda item: item[0])
+    if several := [f"{name} ({len(found)} versions)" for name, found in sorted(digests.items()) if len(found) > 1]:
+        warnings.append(f"Runs were trained by different code: {', '.join(several)}.")
     if changed := sum("earlier" in run.code for run in runs):
         warnings.append(f"{count(changed, 'run')} went on by other code than begun with.")
-    devices = Counter(str(run.result.get("device") or "unknown") for run in runs)
     if early := Counter(reason for run in runs if (reason := run.result.get("ended_early"))):
         warnings.append(f"Ended before the last epoch: {_counts(early)}.")
-    if len(devices) > 1:
-        warnings.append(f"Mixed devices, so seconds and images per second do not compare: {_counts(devices)}.")
-    return warnings
+    devices = (run.result.get("device") for run in runs)
+    return warnings + mixed("Mixed devices, so seconds and images per second do not compare", devices)
 
 
 def _counts(counter: Counter[str], most: int = 4) -> str:
     words = [f"{name} ({count(number, 'run')})" for name, number in counter.most_common(most)]
     return ", ".join([*words, *([f"{len(counter) - most} more"] if len(counter) > most else [])])
-
-
-def count(number: int, noun: str) -> str:
-    """The number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

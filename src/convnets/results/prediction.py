@@ -1,4 +1,4 @@
-"""What a trained run sees in a person's own pictures."""
+"""Classifies a person's own pictures with a trained run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from convnets.configuration.rules import ConfigurationError
-from convnets.data.pictures import fill_square
+from convnets.data import ImageDataModule
 from convnets.results.trained import TrainedRun
+from convnets.text import aligned
 from convnets.training.building import build_datamodule
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -22,7 +23,7 @@ class Prediction:
     """The likeliest classes of a picture, best first.
 
     Args:
-        background: black or white, as it was assumed; None for a data set whose pictures are taken with theirs.
+        background: black or white, as it was assumed; None for a data set that takes pictures as they are.
     """
 
     path: Path
@@ -41,7 +42,7 @@ class Refusal:
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
     """The files among the paths, and the PNG and JPEG files in the folders among them, in order.
 
-    A folder without any stays itself, to be refused.
+    A folder without such files is returned itself; `predict` refuses it.
     """
     found: list[Path] = []
     for path in paths:
@@ -51,25 +52,19 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
 
 
 def predict(run: TrainedRun, paths: Sequence[Path], background: str = "auto") -> Iterator[Prediction | Refusal]:
-    """Classify each picture; what is none is refused, and the others go on.
+    """Classify each picture; a file that is no picture gets a refusal, and the others go on.
 
-    A data set that prepares pictures in a way of its own has a method `prepare_picture(picture, background)`, which
-    returns bytes (C, H, W) and the background that it assumed. Of any other, the middle of the picture is taken, with
-    as many channels and pixels as the set's images have.
+    The data set turns each picture into an image of its kind; see `ImageDataModule.prepare_picture`.
 
     Raises:
         ConfigurationError: a background is named, for a data set that does not ask for one.
     """
-    classifier, datamodule = run.classifier, build_datamodule(run.config)
-
-    def fill(picture: Image.Image, _: str) -> tuple[Any, None]:
-        return fill_square(picture, datamodule.image_size, datamodule.num_channels), None
-
-    prepare = getattr(datamodule, "prepare_picture", fill)
+    classifier = run.classifier
+    datamodule: ImageDataModule = build_datamodule(run.config)
     for path in paths:
         try:
             with Image.open(path) as picture:
-                image, assumed = prepare(picture, background)
+                image, assumed = datamodule.prepare_picture(picture, background)
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             yield Refusal(path, _reason(path, error))
             continue
@@ -96,22 +91,22 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def as_table(answers: Sequence[Prediction | Refusal]) -> str:
-    """What was predicted, a picture a line."""
+    """The predictions as a table for a terminal, a picture a line; refusals are left out."""
     predictions = [answer for answer in answers if isinstance(answer, Prediction)]
     if not predictions:
         return ""
-    width = max(len(str(answer.path)) for answer in predictions)
-    names = max(len(name) for answer in predictions for name, _ in answer.top)
-    assumed = any(answer.background for answer in predictions)
-    lines = [f"{'file':{width}}  {'background  ' if assumed else ''}likeliest classes"]
+    longest = max(len(name) for answer in predictions for name, _ in answer.top)
+    rows: list[tuple[str, ...]] = [("file", "background", "likeliest classes")]
     for answer in predictions:
-        top = "  ".join(f"{name:{names}} {probability:.3f}" for name, probability in answer.top)
-        lines.append(f"{answer.path!s:{width}}  {f'{answer.background:10}  ' if assumed else ''}{top}")
-    return "\n".join(lines)
+        top = "  ".join(f"{name:{longest}} {probability:.3f}" for name, probability in answer.top)
+        rows.append((str(answer.path), answer.background or "", top))
+    if not any(answer.background for answer in predictions):
+        rows = [(row[0], row[2]) for row in rows]
+    return "\n".join(line.rstrip() for line in aligned(rows, left=range(3)))
 
 
 def as_records(answers: Sequence[Prediction | Refusal]) -> list[dict[str, Any]]:
-    """The same for JSON; a refused file has an error instead."""
+    """The answers for JSON; a refused file has an error instead of classes."""
     return [
         {"file": str(answer.path), "error": answer.reason}
         if isinstance(answer, Refusal)

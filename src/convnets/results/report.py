@@ -1,22 +1,28 @@
-"""The leaderboard as text, tables and a figure."""
+"""The leaderboard in words and tables."""
 
-import csv
 import io
-import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convnets import plots
+from convnets import text
 from convnets.files import shown, write_atomically
-from convnets.results.leaderboard import Board, Comparison, Group, Leaderboard, as_text, label, lower_is_better
-from convnets.runs.run import Run
-from convnets.text import count
+from convnets.results.figure import draw
+from convnets.results.leaderboard import (
+    Board,
+    Comparison,
+    Group,
+    Leaderboard,
+    as_text,
+    figures,
+    label,
+    lower_is_better,
+)
 
 FILES = ("leaderboard.md", "leaderboard.csv", "runs.csv", "leaderboard.png")
 NUM_SENTENCES = 10  # about differences, a table
-NUM_BOARDS_DRAWN = 4
+Column = tuple[str, str, Callable[[Any], str]]  # its name, the key of its figures, and how one is written
 
 
 def write_report(leaderboard: Leaderboard, title: str, folder: Path) -> None:
@@ -42,7 +48,7 @@ def as_markdown(leaderboard: Leaderboard, title: str, most_rows: int | None = No
     """
     states = Counter(run.state for run in leaderboard.runs)
     total = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
-    lines = [f"# {title}", "", f"{count(len(leaderboard.runs), 'run')}: {total}."]
+    lines = [f"# {title}", "", f"{text.count(len(leaderboard.runs), 'run')}: {total}."]
     for board in leaderboard.boards:
         lines += ["", *_board_lines(board, leaderboard, most_rows)]
     if leaderboard.warnings:
@@ -65,21 +71,21 @@ def _board_lines(board: Board, leaderboard: Leaderboard, most_rows: int | None) 
         f"By {metric}, {direction} is better: the mean over n runs, its 95 % interval, their standard deviation.",
         "",
     ]
-    has_test = metric != "test/accuracy" and any("test/accuracy" in group.estimates for group in board.groups)
-    header = ["#", "runs", "n", metric, "± 95 %", "sd", "behind", "p", "seconds", "images/s"]
-    rows = []
-    for rank, (group, comparison) in enumerate(zip(board.groups, [None, *board.comparisons], strict=True), start=1):
-        estimate = group.estimates[metric]
-        row = [str(rank), group.label, str(estimate.n)]
-        row += [_fixed(value) for value in (estimate.mean, estimate.half_width, estimate.sd)]
-        row += ["", ""] if comparison is None else [_fixed(comparison.behind), _p(comparison.corrected)]
-        row += [_cost(group, "seconds"), _cost(group, "images_per_second")]
-        if has_test:
-            row.insert(6, _fixed(group.estimates["test/accuracy"].mean) if "test/accuracy" in group.estimates else "")
-        rows.append(row)
-    if has_test:
-        header.insert(6, "test/accuracy")
-    return [*lines, *_table(header, rows, {1}, most_rows), *_verdict_lines(board, leaderboard.pooled)]
+    rows = figures(board, metric)
+    has_test = metric != "test/accuracy" and any(row["test/accuracy"] is not None for row in rows)
+    columns: list[Column] = [
+        ("#", "rank", str), ("runs", "runs", str), ("n", "n", str), (metric, "mean", fixed),
+        ("± 95 %", "half_width_95", fixed), ("sd", "sd", fixed),
+        *([("test/accuracy", "test/accuracy", fixed)] if has_test else []),
+        ("behind", "behind_best", fixed), ("p", "p_corrected", _p),
+        ("seconds", "seconds", _cost), ("images/s", "images_per_second", _cost),
+    ]  # fmt: skip
+    return [*lines, *_table(*cells(rows, columns), {1}, most_rows), *_verdict_lines(board, leaderboard.pooled)]
+
+
+def cells(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a table as text."""
+    return [name for name, _, _ in columns], [[form(row[key]) for _, key, form in columns] for row in rows]
 
 
 def _verdict_lines(board: Board, pooled: Sequence[str]) -> list[str]:
@@ -108,7 +114,7 @@ def verdict(best: Group, other: Group, comparison: Comparison, pairs: str = "see
     Args:
         pairs: what the runs that were compared one by one have in common.
     """
-    distance, p_value = _fixed(abs(comparison.lead)), comparison.corrected
+    distance, p_value = fixed(abs(comparison.lead)), comparison.corrected
     if p_value is None and not comparison.lead:
         return f"{best.label} and {other.label} reached the same."
     if p_value is None:
@@ -128,30 +134,21 @@ def _unfinished_lines(leaderboard: Leaderboard, most_rows: int | None) -> list[s
     for run in sorted(leaderboard.unfinished, key=lambda run: (run.state, str(run.path))):
         name = label(run, leaderboard.keys) if run.settings else ""
         epoch = "/".join(map(str, filter(None, [run.epoch, run.values.get("trainer.max_epochs")])))
-        latest = _fixed(run.latest(metric))
+        latest = fixed(run.latest(metric))
         rows.append([run.state, name, str(run.values.get("seed", "")), epoch, latest, shown(run.path), run.error])
     return _table(header, rows, {0, 1, 5, 6}, most_rows)
 
 
 def _table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], left: Iterable[int], most_rows: int | None
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int], most_rows: int | None
 ) -> list[str]:
-    """Markdown that reads as well in a terminal, its columns aligned: those in `left` to the left."""
-    drawn = [[cell.replace("|", "\\|") for cell in row] for row in rows[:most_rows]]
-    widths = [max(map(len, column)) for column in zip(header, *drawn, strict=True)]
-    sides = ["<" if index in set(left) else ">" for index in range(len(header))]
-    lines = [
-        "| " + " | ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)) + " |"
-        for row in (header, *drawn)
-    ]
-    rule = "|".join(
-        f"{'-' * (width + 1)}{'-' if side == '<' else ':'}" for side, width in zip(sides, widths, strict=True)
-    )
-    more = [f"and {len(rows) - len(drawn):,} more, in {FILES[0]}"] if len(drawn) < len(rows) else []
-    return [lines[0], f"|{rule}|", *lines[1:], *more]
+    shown_rows = rows[:most_rows]
+    more = [f"and {len(rows) - len(shown_rows):,} more, in {FILES[0]}"] if len(shown_rows) < len(rows) else []
+    return [*text.as_markdown(header, shown_rows, left), *more]
 
 
-def _fixed(value: float | None) -> str:
+def fixed(value: float | None) -> str:
+    """Four digits after the point; nothing for None."""
     return "" if value is None else f"{value:.4f}"
 
 
@@ -159,40 +156,18 @@ def _p(value: float | None) -> str:
     return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
-def _cost(group: Group, name: str) -> str:
-    if name not in group.estimates:
-        return ""
-    mean = group.estimates[name].mean
-    return f"{mean:,.1f}" if mean < 100 else f"{mean:,.0f}"
+def _cost(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def groups_as_csv(leaderboard: Leaderboard) -> str:
     """A row a group, with every figure in full."""
-    columns = ["validated_on", "rank", "runs", *leaderboard.keys, "metric", "n", "mean", "sd", "half_width_95"]
-    columns += [
-        "behind_best",
-        "lead_tested",
-        "pairs",
-        "p",
-        "p_corrected",
-        "test/accuracy",
-        "seconds",
-        "images_per_second",
+    columns = [
+        *("validated_on", "rank", "runs", *leaderboard.keys, "metric", "n", "mean", "sd", "half_width_95"),
+        *("behind_best", "lead_tested", "pairs", "p", "p_corrected", "test/accuracy", "seconds", "images_per_second"),
     ]
-    rows = []
-    for board in leaderboard.boards:
-        for rank, (group, comparison) in enumerate(zip(board.groups, [None, *board.comparisons], strict=True), 1):
-            estimate, others = group.estimates[leaderboard.metric], group.estimates
-            row: list[Any] = [board.validated_on, rank, group.label, *_texts(group.choices.values())]
-            row += [leaderboard.metric, estimate.n, estimate.mean, estimate.sd, estimate.half_width]
-            if comparison is None:
-                row += [None] * 5
-            else:
-                row += [comparison.behind, comparison.lead, comparison.num_pairs]
-                row += [comparison.p_value, comparison.corrected]
-            names = ("test/accuracy", "seconds", "images_per_second")
-            rows.append([*row, *(others[name].mean if name in others else None for name in names)])
-    return _as_csv(columns, rows)
+    rows = [row for board in leaderboard.boards for row in figures(board, leaderboard.metric)]
+    return text.as_csv(columns, [[row[name] for name in columns] for row in rows])
 
 
 def runs_as_csv(leaderboard: Leaderboard) -> str:
@@ -209,51 +184,8 @@ def runs_as_csv(leaderboard: Leaderboard) -> str:
         told += [run.result.get("versions", {}).get(name) for name in versions] + [run.result.get("ended_early") or ""]
         row = [shown(run.path), run.state, *settings, run.values.get("seed"), run.epoch]
         rows.append([*row, *(run.value(name) for name in numbers), *told, run.error])
-    return _as_csv(columns, rows)
+    return text.as_csv(columns, rows)
 
 
 def _texts(values: Iterable[Any]) -> list[str | None]:
     return [None if value is None else as_text(value) for value in values]
-
-
-def _as_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def draw(leaderboard: Leaderboard) -> Any:
-    """The figure of `plots.leaderboard`, of the boards with the most groups."""
-    metric = leaderboard.metric
-    largest = sorted(leaderboard.boards, key=lambda board: -len(board.groups))[:NUM_BOARDS_DRAWN]
-    sections = [
-        (
-            f"Validated on {board.validated_on}",
-            [_contender(rank, group, metric) for rank, group in enumerate(board.groups)],
-        )
-        for board in leaderboard.boards
-        if board in largest
-    ]
-    return plots.leaderboard(sections, metric)
-
-
-def _contender(rank: int, group: Group, metric: str) -> plots.Contender:
-    estimate = group.estimates[metric]
-    seconds = group.estimates["seconds"].mean if "seconds" in group.estimates else None
-    curve = _mean_curve(group.runs, metric) if rank < plots.NUM_COLORED else []
-    choices = {key: value if type(value) in (int, float) else as_text(value) for key, value in group.choices.items()}
-    return plots.Contender(group.label, estimate.mean, estimate.half_width or 0.0, seconds, curve, choices)
-
-
-def _mean_curve(runs: Sequence[Run], metric: str) -> list[tuple[float, float, float, float]]:
-    """Epoch, and the lowest value, mean and highest of the runs that came so far."""
-    stage, _, quantity = metric.partition("/")
-    name = f"val/{quantity}" if stage == "test" else metric
-    by_epoch = defaultdict(list)
-    for run in runs:
-        for row in run.rows():
-            if name in row:
-                by_epoch[row["epoch"]].append(row[name])
-    return [(e, min(values), statistics.fmean(values), max(values)) for e, values in sorted(by_epoch.items())]

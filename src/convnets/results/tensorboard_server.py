@@ -1,4 +1,4 @@
-"""TensorBoard, on the right folders."""
+"""Starts TensorBoard on the folders of runs."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from typing import IO
 
 from convnets.files import shown
 
-IN_USE = "already in use"  # in what TensorBoard says of a port
-# Enough for every picture of a long training and its histograms; TensorBoard's own are 10 and 50. Of scalars its own
-# 1,000 are, a point an epoch; 0 is no way to ask for all: its faster data server then keeps none, and charts are empty.
+IN_USE = "already in use"  # part of TensorBoard's message about a port
+# Enough for every picture and histogram of a long training; TensorBoard's defaults are 10 and 50. Its default of 1,000
+# scalars is enough, with one an epoch. 0 does not mean all: its faster data server then keeps none.
 SAMPLES = "images=200,histograms=200,pr_curves=50,text=50"
 
-MOST_TICKED = 40  # of more runs, TensorBoard's older pages show none before it is told which
+MOST_TICKED = 40  # of more runs, TensorBoard's older pages show none until some are ticked
 
 
 class BoardError(RuntimeError):
@@ -27,9 +27,10 @@ class BoardError(RuntimeError):
 
 
 def log_folder(folders: Sequence[Path], links: Path) -> Path:
-    """What TensorBoard is to show as its one log folder, in which it names each run by its path.
+    """The one log folder for TensorBoard, which names each run by its path in there.
 
-    Of several folders, and of a single run, that is a folder of links: of one that holds events TensorBoard says ".".
+    For several folders, and for a single run, it is a folder of links: TensorBoard calls a run that is its log folder
+    itself ".".
 
     Args:
         links: an empty folder to make them in.
@@ -39,14 +40,14 @@ def log_folder(folders: Sequence[Path], links: Path) -> Path:
         return folders[0]
     for folder in absolute:
         name = folder.name if len(folders) == 1 or folder == Path.cwd() else shown(folder).lstrip("/")
-        if not any(link.is_symlink() for link in [links / name, *(links / name).parents]):  # else it is shown with that
+        if not any(link.is_symlink() for link in [links / name, *(links / name).parents]):  # else its parent shows it
             (links / name).parent.mkdir(parents=True, exist_ok=True)
             (links / name).symlink_to(folder)
     return links
 
 
 def command(folder: Path, port: int | None = None) -> list[str]:
-    """What starts TensorBoard on its log folder.
+    """The command that starts TensorBoard on a log folder.
 
     Without a port TensorBoard takes the first of 6006 to 6015 that it can bind: asking beforehand which is free would
     leave time for another program to take it.
@@ -100,5 +101,5 @@ def serve(folders: Sequence[Path], num_runs: int, port: int | None = None) -> in
 
 
 def _read(file: IO[str]) -> str:
-    """All of it; read by position, for TensorBoard writes where the common position is."""
+    """The whole file. Does not move the position in it, where TensorBoard goes on writing."""
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")

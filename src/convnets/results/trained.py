@@ -1,15 +1,15 @@
-"""A run with what its training left: the network with its weights, and its images."""
+"""A trained run: its folder, its network with the weights of the training, and its images."""
 
 import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 
 from convnets.classifier import Classifier
+from convnets.data import ImageDataModule
 from convnets.files import RunFolderError
 from convnets.runs.finding import find_run
 from convnets.runs.run import Run
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class TrainedRun(Run):
-    """A run whose network and images can be used."""
+    """A run whose network and images are built when they are first asked for."""
 
     @functools.cached_property
-    def datamodule(self) -> Any:
+    def datamodule(self) -> ImageDataModule:
         """The run's images, read into memory."""
-        datamodule = build_datamodule(self.config)
+        datamodule: ImageDataModule = build_datamodule(self.config)
         datamodule.prepare_data()
         datamodule.setup()
         return datamodule

@@ -1,7 +1,6 @@
 """A run: a folder that describes one training. Knows no torch, so that a thousand runs are listed in seconds."""
 
 import copy
-import csv
 import functools
 import json
 import os
@@ -19,7 +18,7 @@ from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import NOT_RECIPE, changing_callbacks, content, differences, flatten
 from convnets.configuration.shell import script
 from convnets.configuration.targets import check_targets, shipped_targets
-from convnets.files import RunFolderError, now, read_json, removal, shown, typed, write_atomically
+from convnets.files import RunFolderError, now, read_json, read_table, removal, shown, typed, write_atomically
 from convnets.runs.lock import is_held, locked
 from convnets.runs.sources import RECORD, check_code, record_code
 
@@ -191,11 +190,7 @@ class Run:
 
     def rows(self) -> list[dict[str, float]]:
         """The rows of metrics.csv, one an epoch; empty where it has none."""
-        try:
-            with (self.path / "metrics.csv").open() as file:
-                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-        except (OSError, TypeError, ValueError):
-            return []
+        return read_table(self.path / "metrics.csv")
 
     def standing(self) -> str:
         """How far the run has come, in words, with the command that goes on."""

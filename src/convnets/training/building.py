@@ -24,12 +24,10 @@ from convnets.callbacks import (
     Checkpoints,
     FiniteLoss,
     History,
-    SeveralSteps,
     SharedCores,
-    StepRandomness,
+    TrainingSteps,
     WeightsFromRun,
 )
-from convnets.callbacks.steps import batches_of_an_epoch
 from convnets.classifier import Classifier
 from convnets.configuration.rules import CUDA_GRAPH_MODES, ConfigurationError
 from convnets.networks import as_table, give_sizes, summarize
@@ -66,7 +64,7 @@ def load_images(config: DictConfig, datamodule: Any, trainer: lightning.Trainer,
             config.data.holdout,
             config.data.batch_size,
             trainer.world_size,
-            functools.partial(batches_of_an_epoch, trainer),
+            datamodule.within_limit,
             whole=config.trainer.sync_batchnorm and trainer.strategy.root_device.type == "cuda",
         )
         check_last_batch(classifier.network, lambda number: datamodule.to_network_input(images[:number]), sharing)
@@ -156,7 +154,7 @@ def _build_schedule(config: DictConfig, datamodule: Any) -> Schedule | None:
         return Schedule(
             description,
             lambda options: _instantiate(OmegaConf.create(options)),
-            lambda trainer: batches_of_an_epoch(trainer, datamodule.num_train_batches),
+            lambda trainer: datamodule.within_limit(datamodule.num_train_batches),
         )
 
 
@@ -195,7 +193,7 @@ def build_trainer(
         SharedCores(),
         *extra_callbacks,
         *_build_switchable(config.callbacks),
-        _build_step(config),
+        TrainingSteps(config.seed),
         Checkpoints(
             run_dir / "checkpoints",
             keep_best=config.data.holdout > 0,
@@ -231,13 +229,6 @@ def prepare_process(on_gpu: bool, matmul_precision: str, deterministic: bool) ->
         torch.set_float32_matmul_precision(matmul_precision)
     else:
         keep_freed_memory()
-
-
-def _build_step(config: DictConfig) -> Callback:
-    """What comes last before Lightning's step."""
-    if config.steps_per_execution == 1:
-        return StepRandomness(config.seed)
-    return SeveralSteps(config.seed, config.steps_per_execution)
 
 
 def _limit_of_executions(config: DictConfig) -> int | float | None:
