@@ -15,7 +15,8 @@ from convnets.configuration.composition import as_hydra_takes
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
 from convnets.results.trained import TrainedRun as Run
-from convnets.training.train import extend, train
+from convnets.training.extend import extend
+from convnets.training.train import train
 from hydra_plugins.optuna_search.optuna_search import PACKAGES
 
 ROOT = Path(__file__).parents[2]

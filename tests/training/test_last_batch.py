@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-import convnets.training.building
+import convnets.training.checks
 from convnets.configuration.rules import ConfigurationError
 from convnets.data.sampling import BatchSampler
 from convnets.networks import ResNet18
@@ -207,7 +207,7 @@ def test_looking_changes_no_bit(small, tmp_path, monkeypatch):
     }
     for name, overrides in ways.items():
         train(small(*overrides), tmp_path / name / "looked")
-    monkeypatch.setattr(convnets.training.building, "check_last_batch", lambda *_: None)
+    monkeypatch.setattr(convnets.training.checks, "check_last_batch", lambda *_: None)
     for name, overrides in ways.items():
         train(small(*overrides), tmp_path / name / "blind")
         looked, blind = ((tmp_path / name / way / "weights.safetensors").read_bytes() for way in ("looked", "blind"))

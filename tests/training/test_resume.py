@@ -33,7 +33,9 @@ from convnets.callbacks import CheckpointError, Interrupted, NothingInitializedE
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
 from convnets.results.trained import TrainedRun as Run
-from convnets.training.train import OutOfMemoryError, extend, train
+from convnets.training.ending import OutOfMemoryError
+from convnets.training.extend import extend
+from convnets.training.train import train
 
 RESUME = (sys.executable, str(ROOT / "scripts" / "resume.py"))
 BLOCKS = "model.blocks=[[1,4],[1,8]]"
@@ -328,19 +330,6 @@ def test_divergence_marks_the_run_failed_and_keeps_the_last_good_checkpoint(smal
     last = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert last["global_step"] == step
     assert all(weights.isfinite().all() for weights in last["state_dict"].values())
-
-
-def test_a_clock_moved_back_is_said_and_keeps_tensorboards_points_in_order(small, tmp_path, caplog):
-    config = small("logger=tensorboard", KEPT, EACH_STEP)
-    train(config, tmp_path / "whole")
-    path = tmp_path / "run"
-    with pytest.raises(PulledPlugError):
-        train(config, path, [At(5, pull_the_plug)])
-    (event_file,) = path.glob("events.out.tfevents.*")
-    event_file.rename(path / f"events.out.tfevents.{int(time.time()) + 3600}.host.1.0")
-    train(config, path)
-    assert re.search(r"The clock was moved back by (1 h 00 min|59 min 5\d s) since this run began", caplog.text)
-    assert everything(path) == everything(tmp_path / "whole")
 
 
 # What does not fit

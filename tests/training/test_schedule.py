@@ -11,11 +11,12 @@ from support.schedules import SCHEDULES, TORCH, description
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from convnets.configuration import composition
+from convnets.configuration import targets
 from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.targets import check_targets
 from convnets.runs.run import Run
-from convnets.training.train import extend, train
+from convnets.training.extend import extend
+from convnets.training.train import train
 
 EPOCHS, BATCHES = 5, 5
 ACCUMULATION = {
@@ -219,8 +220,8 @@ def test_an_accumulation_that_changes_is_refused_beside_what_would_pass_over_it(
 def test_only_a_schedule_that_was_not_planned_for_the_epochs_can_have_more(small, tmp_path, monkeypatch):
     added = {TORCH + name for name in ("SequentialLR", "LinearLR", "ChainedScheduler", "ExponentialLR", "ConstantLR")}
     added |= {TORCH + name for name in ("PolynomialLR", "StepLR", "ReduceLROnPlateau")}
-    shipped = composition.shipped_targets() | added
-    monkeypatch.setattr(composition, "shipped_targets", lambda: shipped)
+    shipped = targets.shipped_targets() | added
+    monkeypatch.setattr(targets, "shipped_targets", lambda: shipped)
     for name in ("SequentialLR by the step", "ChainedScheduler"):
         train(scheduled(small("trainer.limit_train_batches=5"), SCHEDULES[name][0]), tmp_path / name)
         with pytest.raises(ConfigurationError, match=r"planned for 2 epochs"):
@@ -241,14 +242,14 @@ def test_a_run_may_call_what_stands_in_a_list_of_conf(tmp_path, monkeypatch):
     (tmp_path / "schedule").mkdir()
     options = SCHEDULES["ChainedScheduler"][0]
     (tmp_path / "schedule" / "mine.yaml").write_text(yaml.safe_dump(options))
-    monkeypatch.setattr(composition, "CONFIG_DIR", tmp_path)
-    composition.shipped_targets.cache_clear()
+    monkeypatch.setattr(targets, "CONFIG_DIR", tmp_path)
+    targets.shipped_targets.cache_clear()
     try:
         check_targets({"schedule": options}, (), "run")
         with pytest.raises(ConfigurationError, match="StepLR"):
             check_targets({"schedule": description("StepLR")}, (), "run")
     finally:
-        composition.shipped_targets.cache_clear()
+        targets.shipped_targets.cache_clear()
 
 
 def test_a_users_file_is_a_choice_like_any_other(run_script, tmp_path):

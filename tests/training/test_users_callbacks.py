@@ -11,7 +11,8 @@ from convnets.results.evaluation import evaluate
 from convnets.results.leaderboard import build_leaderboard
 from convnets.results.trained import TrainedRun as Run
 from convnets.runs.run import read_run
-from convnets.training.train import extend, train
+from convnets.training.extend import extend
+from convnets.training.train import train
 
 LIGHTNING = "lightning.pytorch.callbacks"
 STOP = {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "val/loss", "patience": 1, "min_delta": 100.0}
