@@ -1,10 +1,13 @@
 import csv
 import math
 
+import lightning
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from convnets.callbacks import read_checkpoint
+from convnets.classifier import Classifier
 from convnets.training.train import train
 
 
@@ -54,3 +57,26 @@ def test_the_schedule_moves_moves_the_learning_rate_over_the_whole_training(smal
         with (tmp_path / schedule / "metrics.csv").open() as file:
             found = [float(row["learning_rate"]) for row in csv.DictReader(file)]
         assert found == pytest.approx(rates, abs=1e-9)
+
+
+class Rows(lightning.Callback):
+    """A user's own: of each row it notes the epoch, whether metrics.csv has it, and how many the checkpoint has."""
+
+    def __init__(self, run_dir):
+        self.run_dir = run_dir
+        self.found = []
+
+    def on_epoch_row(self, trainer, classifier, row):
+        with (self.run_dir / "metrics.csv").open() as file:
+            last = [*csv.DictReader(file)][-1]
+        path = self.run_dir / "checkpoints" / "last.ckpt"
+        saved = read_checkpoint(path)["callbacks"]["History"]["rows"] if path.exists() else []
+        self.found.append((row["epoch"], float(last["val/loss"]) == row["val/loss"], len(saved)))
+
+
+@pytest.mark.parametrize("place", [0, 100])
+def test_an_epochs_row_is_handed_on_wherever_a_callback_stands(small, tmp_path, monkeypatch, place):
+    rows = Rows(tmp_path)
+    monkeypatch.setattr(Classifier, "on_fit_start", lambda self: self.trainer.callbacks.insert(place, rows))
+    train(small(), tmp_path)
+    assert rows.found == [(1, True, 0), (2, True, 1)]

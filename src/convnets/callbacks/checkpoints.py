@@ -195,6 +195,10 @@ class Checkpoints(Checkpoint):
     then leaves. If asked, keeps the epoch of the highest validation accuracy in best.ckpt.
 
     Derived from Lightning's Checkpoint, whose hooks run after those of all other callbacks.
+
+    Attributes:
+        saving_seconds: spent on saving so far, in earlier processes of the run too. Other callbacks find it among
+            `trainer.checkpoint_callbacks`.
     """
 
     def __init__(self, dir: Path, keep_best: bool = False, every_seconds: float = 60) -> None:

@@ -1,4 +1,4 @@
-"""The epoch's figures, computed once and handed to all that show them."""
+"""The epoch's figures: computed once, written, and handed to every callback that asks for them."""
 
 import csv
 import io
@@ -24,7 +24,10 @@ class History(Callback):
     last step, seconds of training and of the whole epoch, and training images per second. Monitoring callbacks of
     Lightning, such as EarlyStopping, find the metrics under the same names.
 
-    All of it is in the checkpoint: a resumed run writes metrics.csv anew, without the rows after its checkpoint.
+    Any callback may define `on_epoch_row(trainer, classifier, row)`. It is called on every rank, wherever the callback
+    stands in the trainer's list, once the row is in metrics.csv and before the epoch's checkpoint is written.
+
+    The rows are in the checkpoint: a resumed run writes metrics.csv anew, without the rows after its checkpoint.
     """
 
     def __init__(self, csv_path: Path) -> None:
@@ -83,7 +86,7 @@ class History(Callback):
         pl_module.log_dict(pl_module.metrics("val"), logger=False, sync_dist=True)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write the epoch's row."""
+        """Write the epoch's row, then hand it on."""
         assert isinstance(pl_module, Classifier)
         training = pl_module.metrics("train")
         pl_module.log_dict(training, logger=False, sync_dist=True)
@@ -103,6 +106,9 @@ class History(Callback):
                 logger.experiment.flush()  # so that a dashboard shows the epoch now
         if trainer.is_global_zero:
             self._write()
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if (on_epoch_row := getattr(callback, "on_epoch_row", None)) is not None:
+                on_epoch_row(trainer, pl_module, row)
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Note the test metrics, which cannot be reduced over ranks once the trainer has left the device."""

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from convnets.callbacks.history import History
+from convnets.callbacks.history import Row
 from convnets.callbacks.steps import steps_in, steps_per_execution
+from convnets.classifier import Classifier
 from convnets.text import duration
 
 log = logging.getLogger(__name__)
@@ -68,9 +69,8 @@ class Progress(ProgressBar):
         self._bar.update(self._task, completed=completed, description=description)
         self._bar.refresh()
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_epoch_row(self, trainer: lightning.Trainer, classifier: Classifier, row: Row) -> None:
         """Say how the epoch went."""
-        row = History.of(trainer).rows[-1]
         if trainer.is_global_zero:
             log.info(
                 "epoch %2d/%s  loss %.3f (val %.3f)  accuracy %.3f (val %.3f)  %s",
