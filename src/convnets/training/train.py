@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from convnets.callbacks import History, NonFiniteLossError, check_fits, newest_checkpoint
+from convnets.callbacks import NonFiniteLossError, check_fits, newest_checkpoint
 from convnets.classifier import Classifier
 from convnets.files import removal
 from convnets.runs.run import Run
@@ -120,7 +120,6 @@ class _Status(Callback):
         self.run = run
 
     @rank_zero_only
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_epoch_row(self, trainer: lightning.Trainer, classifier: Classifier, row: dict[str, float]) -> None:
         """Write the epoch and its figures."""
-        row = History.of(trainer).rows[-1]
         self.run.set_status("running", epoch=trainer.current_epoch + 1, num_epochs=trainer.max_epochs, metrics=row)
