@@ -1,11 +1,10 @@
 """What a training tells the user: log lines on the terminal and in train.log, the description and the report."""
 
 import logging
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from omegaconf import DictConfig
@@ -87,30 +86,27 @@ def quieten_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-class _Handler(logging.StreamHandler[Any]):
-    """Writes to a stream, and is silent where that fails: at a closed pipe or on a full disk."""
+class _Handler(logging.Handler):
+    """Writes to a file, or to the terminal, where it folds long lines. Where writing fails, it is silent."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing."""
-
-
-class _TerminalHandler(_Handler):
-    """Writes to the present sys.stdout, which a progress bar replaces while it is drawn. Folds long lines."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Fold the message into the terminal's columns."""
-        return folded(super().format(record), terminal_width())
+    def __init__(self, file: TextIO | None) -> None:
+        super().__init__()
+        self.file = file
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
-        self.stream = sys.stdout
-        super().emit(record)
+        """Write the record's message in a line."""
+        message = self.format(record)
+        with suppress(OSError, ValueError):  # a full disk, a closed pipe
+            if self.file is None:  # sys.stdout now: a progress bar replaces it while it is drawn
+                print(folded(message, terminal_width()), flush=True)
+            else:
+                print(message, file=self.file, flush=True)
 
 
 @contextmanager
-def logging_to(stream: TextIO) -> Iterator[None]:
-    """Send the package's log records to the stream as well."""
-    handler = _TerminalHandler() if stream is sys.stdout else _Handler(stream)
+def logging_to(file: TextIO | None = None) -> Iterator[None]:
+    """Send the package's log records to the file as well; without one, to the terminal."""
+    handler = _Handler(file)
     package = logging.getLogger("convnets")
     package.addHandler(handler)
     package.setLevel(logging.INFO)

@@ -1,7 +1,6 @@
 """Train a configuration in a run's folder, or continue the training that is there."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]
     with quieten_lightning():
         if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
             return _train_beside(config, run, extra_callbacks)
-        with logging_to(sys.stdout), run.locked():
+        with logging_to(), run.locked():
             if result := run.finished_result(plain):
                 run.finish(result, config.checkpoint.keep)
                 log.info(
