@@ -128,7 +128,7 @@ def test_logging_goes_by_the_epoch_not_by_the_step(compose, tmp_path, monkeypatc
     assert seen[0]["add_scalar"] > 0
 
 
-def test_lightning_passes_over_the_hooks_of_a_step_that_do_nothing(compose, tmp_path):
+def test_hooks_of_a_step_that_do_nothing_are_not_callable(compose, tmp_path):
     trainer = build_trainer(compose(*EVERYTHING_ON), tmp_path)
     ours = [callback for callback in trainer.callbacks if type(callback).__module__.startswith("convnets.")]
     assert {type(callback).__name__ for callback in ours} >= {"Checkpoints", "Dashboard", "History", "Throughput"}

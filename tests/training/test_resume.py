@@ -57,7 +57,7 @@ def num_steps(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_interrupted_run_ends_as_if_it_had_not_been(small, tmp_path, way):
+def test_an_interrupted_run_ends_as_if_it_had_not_been_interrupted(small, tmp_path, way):
     """Cut off inside both epochs, and asked to leave in the first one's last step."""
     last = num_steps(way)
     config = small("trainer.limit_train_batches=null", "logger=tensorboard", KEPT, EACH_STEP, *WAYS[way])
@@ -71,7 +71,7 @@ OFTEN = ("StepLR", "OneCycleLR", "SequentialLR by the step", "ReduceLROnPlateau 
 
 
 @pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in SCHEDULES])
-def test_any_schedule_goes_on_to_the_same_bits(small, tmp_path, name):
+def test_any_schedule_resumes_to_the_same_bits(small, tmp_path, name):
     """Cut off inside epochs and at an epoch's end, and asked to leave in an epoch's last step."""
     config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.max_epochs=4", "trainer.limit_val_batches=1")
     config.schedule = SCHEDULES[name][0]
@@ -81,7 +81,7 @@ def test_any_schedule_goes_on_to_the_same_bits(small, tmp_path, name):
     assert everything(tmp_path / "broken") == expected
 
 
-def test_an_accumulation_that_changes_goes_on_to_the_same_bits(small, tmp_path):
+def test_an_accumulation_that_changes_resumes_to_the_same_bits(small, tmp_path):
     """On resuming inside an epoch, where Lightning does not ask the callback for the epoch's number of batches."""
     config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.limit_train_batches=8", "trainer.max_epochs=3")
     scheduler = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
@@ -158,9 +158,9 @@ def test_a_signal_loses_no_step_and_says_how_to_go_on(small, tmp_path, capfd):
     assert left.value.code == 143
     assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 5
     assert Run(tmp_path).status["state"] == "interrupted"
-    said = capfd.readouterr()
-    assert "SIGTERM: saving, then leaving. Once more leaves at once." in said.err
-    assert f"Interrupted: {tmp_path} keeps what there is. To go on: {Run(tmp_path).resume_command()}" in said.out
+    output = capfd.readouterr()
+    assert "SIGTERM: saving, then leaving. Once more leaves at once." in output.err
+    assert f"Interrupted: {tmp_path} keeps what there is. To go on: {Run(tmp_path).resume_command()}" in output.out
     train(Run(tmp_path).config, tmp_path)
     assert "going on after epoch 0, at step 5" in capfd.readouterr().out
     assert Run(tmp_path).status["resumed"] == 1
@@ -206,7 +206,7 @@ def test_where_no_checkpoint_is_whole_the_run_begins_anew(small, tmp_path, caplo
     assert everything(path) == everything(tmp_path / "whole")
 
 
-def test_a_lost_best_epoch_is_said(small, tmp_path):
+def test_the_loss_of_the_best_epochs_weights_is_an_error(small, tmp_path):
     config = small("data.holdout=100")
     path = tmp_path / "run"
     with pytest.raises(Interrupted):
@@ -352,7 +352,7 @@ def rewrite(path, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda c: c.pop("convnets"), r"written by another version of this project \(format None, not 1\)"),
         (
@@ -362,16 +362,16 @@ def rewrite(path, change):
         (lambda c: c["convnets"].update(processes=4), r"by a training in 4 processes, and this would be one in 1"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_explained(small, tmp_path, change, said):
+def test_a_checkpoint_that_does_not_fit_is_explained(small, tmp_path, change, message):
     path = interrupted_run(small(), tmp_path / "run")
     rewrite(path, change)
     before = path.read_bytes()
-    with pytest.raises(CheckpointError, match=rf"{said}.*rm -r"):
+    with pytest.raises(CheckpointError, match=rf"{message}.*rm -r"):
         train(small(), tmp_path / "run")
     assert path.read_bytes() == before
 
 
-def test_other_circumstances_are_said(small, tmp_path, caplog):
+def test_another_torch_version_is_a_warning(small, tmp_path, caplog):
     path = interrupted_run(small(), tmp_path / "run")
     rewrite(path, lambda checkpoint: checkpoint["convnets"].update(torch="1.0"))
     train(small(), tmp_path / "run")
@@ -392,7 +392,7 @@ def test_a_folder_of_another_unfinished_run_is_left_untouched(small, tmp_path):
 # Extending, and starting from another run's weights
 
 
-def test_a_longer_training_is_that_which_was_longer_from_the_start(small, tmp_path):
+def test_an_extended_training_equals_one_that_was_as_long_from_the_start(small, tmp_path):
     train(small("logger=tensorboard", KEPT), tmp_path / "run")
     config = extend(Run(tmp_path / "run"), ["trainer.max_epochs=4"])
     train(config, tmp_path / "run")
@@ -402,13 +402,13 @@ def test_a_longer_training_is_that_which_was_longer_from_the_start(small, tmp_pa
     assert len(found["rows"]) == 4
 
 
-def test_what_cannot_be_extended_says_why_and_what_can_be_done(small, tmp_path):
+def test_a_refused_extension_says_why_and_what_can_be_done(small, tmp_path):
     train(small(), tmp_path / "gone")
     with pytest.raises(RunFolderError, match=r"its checkpoints were removed.*init\.from_run="):
         extend(Run(tmp_path / "gone"), ["trainer.max_epochs=4"])
     assert Run(tmp_path / "gone").result
     train(small(KEPT, "schedule=cosine"), tmp_path / "planned")
-    for path, change, said in (
+    for path, change, message in (
         ("planned", "trainer.max_epochs=4", r"planned for 2 epochs \(torch\.optim\.lr_scheduler\.CosineAnnealingLR\)"),
         ("planned", "trainer.max_epochs=1", "less than the 2"),
         ("planned", "model.lr=1", r"model\.lr decides what is learned"),
@@ -424,11 +424,11 @@ def test_what_cannot_be_extended_says_why_and_what_can_be_done(small, tmp_path):
         ("planned", "model=vgg", "model holds several keys, got 'vgg': set one of them"),
         ("planned", "callbacks=none", "callbacks holds several keys, got 'none'"),
     ):
-        with pytest.raises(ConfigurationError, match=said):
+        with pytest.raises(ConfigurationError, match=message):
             extend(Run(tmp_path / path), [change])
 
 
-def test_a_run_starts_from_anothers_weights(small, tmp_path, caplog):
+def test_a_run_starts_from_the_weights_of_another(small, tmp_path, caplog):
     train(small("trainer.max_epochs=1"), tmp_path / "first")
     tiny = ["model.lr=1e-30", "trainer.max_epochs=1", f"init.from_run={tmp_path / 'first'}"]
     train(small(*tiny), tmp_path / "second")
@@ -438,7 +438,7 @@ def test_a_run_starts_from_anothers_weights(small, tmp_path, caplog):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_changed_head_is_said_and_initialised(small, tmp_path, caplog):
+def test_a_changed_last_layer_is_logged_and_initialised(small, tmp_path, caplog):
     first = tmp_path / "first"
     train(small("trainer.max_epochs=1"), first)
     weights = __import__("safetensors.torch").torch.load_file(first / "weights.safetensors")
@@ -469,7 +469,7 @@ def started(tmp_path, *arguments):
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_killed_processes_leave_a_run_that_goes_on(tmp_path, small):
+def test_a_run_resumes_exactly_after_its_process_is_killed(tmp_path, small):
     arguments = ("trainer=cpu", "trainer.max_epochs=40", "checkpoint.every_seconds=0.01")
     path = tmp_path / "outputs" / "runs" / "run"
     chance = random.Random(0)
@@ -522,7 +522,7 @@ train(Run(Path("stored")).config, Path("run"), [At(2, twice)])
 """
 
 
-def test_a_second_signal_leaves_at_once(small, tmp_path):
+def test_a_second_signal_ends_the_process_at_once(small, tmp_path):
     (tmp_path / "stored").mkdir()
     Run(tmp_path / "stored").save_config(small())
     command = [sys.executable, "-c", TWICE, str(ROOT / "tests")]
@@ -561,7 +561,7 @@ train(Run(Path("stored")).config, Path("run"), [At(6, arm)])
 
 
 @pytest.mark.parametrize("when", ["half written", "between the two names"])
-def test_a_process_killed_while_it_writes_a_checkpoint_goes_on(small, tmp_path, when):
+def test_a_run_resumes_exactly_after_its_process_is_killed_while_it_writes_a_checkpoint(small, tmp_path, when):
     config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.limit_train_batches=null")
     (tmp_path / "stored").mkdir()
     Run(tmp_path / "stored").save_config(config)
@@ -579,7 +579,7 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_ranks_save_together_go_on_to_the_same_bits_and_survive_a_dead_one(tmp_path):
+def test_ranks_save_together_and_resume_exactly_after_a_signal_and_after_a_killed_rank(tmp_path):
     """One process is asked to leave, then one rank is killed; what they leave goes on as if nothing had been."""
     arguments = ("trainer=ddp", "trainer.devices=2", "trainer.max_epochs=25", "trainer.accelerator=cpu")
     runs = tmp_path / "outputs" / "runs"
@@ -609,7 +609,7 @@ def test_ranks_save_together_go_on_to_the_same_bits_and_survive_a_dead_one(tmp_p
     assert everything(runs / "run") == everything(runs / "whole")
 
 
-def test_who_holds_a_run_is_told_and_left_alone(tmp_path):
+def test_the_process_that_holds_a_run_is_named_and_left_alone(tmp_path):
     process = started(tmp_path, "trainer=cpu", "trainer.max_epochs=100000")
     run = Run(tmp_path / "outputs" / "runs" / "run")
     wait_until(lambda: run.status.get("epoch", 0) >= 1)
@@ -707,7 +707,7 @@ def test_a_planted_configuration_calls_nothing(small, tmp_path, planted, monkeyp
     assert not (tmp_path / "pwned").exists()
 
 
-def test_what_is_trusted_by_name_is_called(small, tmp_path):
+def test_a_class_that_is_trusted_by_name_is_called(small, tmp_path):
     path = tmp_path / "run"
     Run(path).path.mkdir()
     config = small()

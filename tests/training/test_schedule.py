@@ -102,7 +102,7 @@ def test_the_rates_are_those_of_a_plain_loop(small, tmp_path, name, way):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (description("StepLR"), r"schedule \(torch.*StepLR\): TypeError: .*'step_size'.* Compare its file"),
         (description("StepLR", step_size=1, gama=2), r"unexpected keyword argument 'gama'"),
@@ -175,8 +175,8 @@ def test_the_rates_are_those_of_a_plain_loop(small, tmp_path, name, way):
         ({"_target_": "builtins.list"}, r"schedule"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_the_folder_is_occupied(small, tmp_path, options, said):
-    with pytest.raises(ConfigurationError, match=said):
+def test_options_that_make_no_sense_are_refused_before_the_folder_is_occupied(small, tmp_path, options, message):
+    with pytest.raises(ConfigurationError, match=message):
         train(scheduled(small(), options), tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
     assert train(small(), tmp_path / "run")
@@ -196,27 +196,27 @@ def test_a_schedule_that_follows_the_test_split_says_so(small, tmp_path, caplog,
     assert ("follows val/loss, which with data.holdout=0 is that of the test split" in caplog.text) == warned
 
 
-def test_a_function_given_by_its_name_in_a_module_is_one(small, tmp_path):
+def test_a_function_can_be_given_by_its_name_in_a_module(small, tmp_path):
     options = description("LambdaLR", lr_lambda={"_target_": "math.ldexp", "_partial_": True, "_args_": [1.0]})
     rates, _ = trained(scheduled(small(), options), tmp_path)
     assert rates == [0.1] * 3 + [0.2] * 3
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("steps_per_execution=3",), r"steps_per_execution=3 does not go with .*: set steps_per_execution=1, or leave"),
         (("trainer.accumulate_grad_batches=2",), r"trainer\.accumulate_grad_batches=2 does not go with"),
         (("compile=reduce-overhead",), r"compile=reduce-overhead does not go with .*: set compile=true"),
     ],
 )
-def test_an_accumulation_that_changes_is_refused_beside_what_would_pass_over_it(small, tmp_path, overrides, said):
-    with pytest.raises(ConfigurationError, match=said):
+def test_an_accumulation_that_changes_is_refused_with_settings_that_exclude_it(small, tmp_path, overrides, message):
+    with pytest.raises(ConfigurationError, match=message):
         train(OmegaConf.merge(small(*overrides), ACCUMULATION), tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_only_a_schedule_that_was_not_planned_for_the_epochs_can_have_more(small, tmp_path, monkeypatch):
+def test_only_a_schedule_that_does_not_plan_its_steps_can_be_extended(small, tmp_path, monkeypatch):
     added = {TORCH + name for name in ("SequentialLR", "LinearLR", "ChainedScheduler", "ExponentialLR", "ConstantLR")}
     added |= {TORCH + name for name in ("PolynomialLR", "StepLR", "ReduceLROnPlateau")}
     shipped = targets.shipped_targets() | added
@@ -237,7 +237,7 @@ def test_only_a_schedule_that_was_not_planned_for_the_epochs_can_have_more(small
         assert [row["val/loss"] for row in rows] == [row["val/loss"] for row in expected_rows]
 
 
-def test_a_run_may_call_what_stands_in_a_list_of_conf(tmp_path, monkeypatch):
+def test_a_run_may_call_classes_in_a_list_of_a_file_in_conf(tmp_path, monkeypatch):
     (tmp_path / "schedule").mkdir()
     options = SCHEDULES["ChainedScheduler"][0]
     (tmp_path / "schedule" / "mine.yaml").write_text(yaml.safe_dump(options))
