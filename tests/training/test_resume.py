@@ -1,4 +1,4 @@
-"""A run can be cut off at any instant, and goes on to the same bits."""
+"""A run can be cut off at any instant, and resumes to the same bits."""
 
 import contextlib
 import os
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import lightning
 import pytest
+import safetensors.torch
 import torch
+from omegaconf import OmegaConf
 from support.breaking import (
     EACH_STEP,
     KEPT,
@@ -29,7 +31,13 @@ from support.repository import ROOT
 from support.schedules import SCHEDULES
 from support.waiting import wait_until
 
-from convnets.callbacks import CheckpointError, Interrupted, NothingInitializedError, read_checkpoint
+from convnets.callbacks import (
+    CheckedCheckpointIO,
+    CheckpointError,
+    Interrupted,
+    NothingInitializedError,
+    read_checkpoint,
+)
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
 from convnets.results.trained import TrainedRun as Run
@@ -52,13 +60,13 @@ WAYS = {
 
 
 def num_steps(way):
-    """Of an epoch, as Lightning counts them."""
+    """The steps of an epoch, as Lightning counts them."""
     return 3 if "several" in way else {"vgg": 4, "res": 3}.get(way[:3], 8)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interrupted_run_ends_as_if_it_had_not_been_interrupted(small, tmp_path, way):
-    """Cut off inside both epochs, and asked to leave in the first one's last step."""
+    """Cut off inside both epochs, and with SIGTERM in the last step of the first."""
     last = num_steps(way)
     config = small("trainer.limit_train_batches=null", "logger=tensorboard", KEPT, EACH_STEP, *WAYS[way])
     train(config, tmp_path / "whole")
@@ -72,7 +80,7 @@ OFTEN = ("StepLR", "OneCycleLR", "SequentialLR by the step", "ReduceLROnPlateau 
 
 @pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in SCHEDULES])
 def test_any_schedule_resumes_to_the_same_bits(small, tmp_path, name):
-    """Cut off inside epochs and at an epoch's end, and asked to leave in an epoch's last step."""
+    """Cut off inside epochs and at an epoch's end, and with SIGTERM in an epoch's last step."""
     config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.max_epochs=4", "trainer.limit_val_batches=1")
     config.schedule = SCHEDULES[name][0]
     train(config, tmp_path / "whole")
@@ -82,7 +90,7 @@ def test_any_schedule_resumes_to_the_same_bits(small, tmp_path, name):
 
 
 def test_an_accumulation_that_changes_resumes_to_the_same_bits(small, tmp_path):
-    """On resuming inside an epoch, where Lightning does not ask the callback for the epoch's number of batches."""
+    """Also inside an epoch, where Lightning does not ask the callback again how many batches it accumulates."""
     config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.limit_train_batches=8", "trainer.max_epochs=3")
     scheduler = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
     config.callbacks = {"more": {"_target_": scheduler, "scheduling": {0: 1, 1: 2, 2: 4}}}
@@ -101,7 +109,7 @@ def test_any_step_of_any_network_may_be_the_last_one(small, tmp_path, way):
     for step in range(1, 2 * num_steps(way)):
         for action in (pull_the_plug, interrupt):
             path = tmp_path / f"{action.__name__}{step}"
-            with contextlib.suppress(PulledPlugError, Interrupted):  # which an unfinished step puts off
+            with contextlib.suppress(PulledPlugError, Interrupted):  # a signal waits for the end of an accumulation
                 train(config, path, [At(step, action)])
             train(config, path)
             assert everything(path) == expected, path.name
@@ -218,13 +226,13 @@ def test_the_loss_of_the_best_epochs_weights_is_an_error(small, tmp_path):
 
 
 class KeepBest(lightning.Callback):
-    """Lets no later epoch be better."""
+    """Makes the best epoch so far the best of all."""
 
     def on_train_start(self, trainer, pl_module):
         trainer.callbacks[-1].best_accuracy = 1.0
 
 
-# Faults
+# Full disks, vanished folders, too little memory, divergence
 
 
 def full_disk(path):
@@ -297,7 +305,7 @@ def test_a_read_only_folder_is_one_clear_error(small, tmp_path):
 
 
 def test_out_of_memory_says_what_to_change(small, tmp_path):
-    """The kernel really refuses: the address space is limited to a little more than what is in use."""
+    """The kernel refuses: the address space is limited to a little more than what is in use."""
     config = small("model=resnet18", "data.resize=256", "data.batch_size=1000")
     limits = resource.getrlimit(resource.RLIMIT_AS)
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -332,7 +340,7 @@ def test_divergence_marks_the_run_failed_and_keeps_the_last_good_checkpoint(smal
     assert all(weights.isfinite().all() for weights in last["state_dict"].values())
 
 
-# What does not fit
+# Checkpoints and folders of another training
 
 
 def interrupted_run(config, path):
@@ -342,9 +350,7 @@ def interrupted_run(config, path):
 
 
 def rewrite(path, change):
-    """Change a checkpoint and write it as ours, with its checksum."""
-    from convnets.callbacks import CheckedCheckpointIO
-
+    """Change a checkpoint and write it with its checksum."""
     checkpoint = read_checkpoint(path)
     change(checkpoint)
     path.unlink()
@@ -441,9 +447,9 @@ def test_a_run_starts_from_the_weights_of_another(small, tmp_path, caplog):
 def test_a_changed_last_layer_is_logged_and_initialised(small, tmp_path, caplog):
     first = tmp_path / "first"
     train(small("trainer.max_epochs=1"), first)
-    weights = __import__("safetensors.torch").torch.load_file(first / "weights.safetensors")
+    weights = safetensors.torch.load_file(first / "weights.safetensors")
     weights["11.weight"], weights["11.bias"] = torch.zeros(7, 84), torch.zeros(7)
-    __import__("safetensors.torch").torch.save_file(weights, first / "weights.safetensors")
+    safetensors.torch.save_file(weights, first / "weights.safetensors")
     train(small("trainer.max_epochs=1", f"init.from_run={first}"), tmp_path / "second")
     assert "8 of 10 tensors are those of" in caplog.text
     assert "11.weight is (7, 84) there and (10, 84) here: new" in caplog.text
@@ -459,7 +465,7 @@ def test_a_source_without_weights_is_refused(small, tmp_path):
         train(other, tmp_path / "vgg")
 
 
-# Real processes, really killed
+# Processes that are killed
 
 QUICK = ("data=fashion_mnist_sample", "callbacks=none", "logger=tensorboard", "run_name=run", KEPT)
 
@@ -580,7 +586,7 @@ def children(pid):
 
 
 def test_ranks_save_together_and_resume_exactly_after_a_signal_and_after_a_killed_rank(tmp_path):
-    """One process is asked to leave, then one rank is killed; what they leave goes on as if nothing had been."""
+    """Rank 0 receives SIGTERM, later rank 1 is killed; the resumed training equals an uninterrupted one."""
     arguments = ("trainer=ddp", "trainer.devices=2", "trainer.max_epochs=25", "trainer.accelerator=cpu")
     runs = tmp_path / "outputs" / "runs"
     whole = started(tmp_path, *arguments, "run_name=whole")
@@ -622,7 +628,7 @@ def test_the_process_that_holds_a_run_is_named_and_left_alone(tmp_path):
     process.communicate()
 
 
-# Nothing that a user may be handed runs code
+# Files from somebody else run no code
 
 
 def test_a_checkpoint_of_another_program_is_refused(small, tmp_path):
@@ -686,8 +692,6 @@ def test_planted_weights_run_nothing(small, tmp_path):
     ],
 )
 def test_a_planted_configuration_calls_nothing(small, tmp_path, planted, monkeypatch):
-    from omegaconf import OmegaConf
-
     path = tmp_path / "run"
     train(small(), path)
     stored = OmegaConf.load(path / "config.yaml")

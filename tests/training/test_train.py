@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 
 from convnets.configuration.rules import ConfigurationError
+from convnets.data import FashionMNISTSampleDataModule
 from convnets.files import RunFolderError
 from convnets.networks import LeNet
 from convnets.runs.run import Run
+from convnets.training.building import build_classifier, build_datamodule, build_trainer
 from convnets.training.train import train
 
 
@@ -38,8 +40,6 @@ def test_a_run_leaves_a_folder_that_describes_itself(small, tmp_path):
 
 
 def test_the_saved_weights_are_those_that_were_validated(small, tmp_path):
-    from convnets.training.building import build_classifier, build_datamodule, build_trainer
-
     config = small("model.lr=0.5")
     result = train(config, tmp_path / "run")
     datamodule = build_datamodule(config)
@@ -154,8 +154,6 @@ def test_a_gpu_that_is_not_there_is_refused(small, tmp_path):
 def test_with_a_holdout_the_best_epoch_is_kept_and_the_test_split_read_once_at_the_end(
     small, tmp_path, capsys, monkeypatch
 ):
-    from convnets.data import FashionMNISTSampleDataModule
-
     loaders = []
     for name in ("val_dataloader", "test_dataloader"):
         load = getattr(FashionMNISTSampleDataModule, name)

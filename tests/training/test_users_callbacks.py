@@ -1,4 +1,4 @@
-"""Callbacks of Lightning that a user's own file adds: they change what is learned, and the report stays true."""
+"""Callbacks of Lightning from a user's own file may change what is learned: the reported metrics stay true."""
 
 import itertools
 import json
@@ -75,7 +75,7 @@ def test_epochs_are_not_added_to_an_average_planned_for_fewer(small, tmp_path):
 
 
 def test_the_average_is_not_the_last_epochs_weights(small, tmp_path):
-    """Else the test above would see no difference."""
+    """Otherwise the tests above would compare equal weights."""
     config = with_callback(small("trainer.limit_train_batches=null"), CALLBACKS["average over epochs"])
     result = train(config, tmp_path / "run")
     last = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].split(",")

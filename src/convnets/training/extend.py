@@ -34,16 +34,17 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
     """
     stored = run.config
     config = _changed(stored, changes)
-    words = [override(key, value) for key, value in to_compose_again(config).items()]
-    from_weights = script("train", *words, override("init.from_run", str(run)))
+    words = [override(key, value) for key, value in to_compose_again(stored).items()]
+    new_run = script("train", *words, override("init.from_run", str(run)))
+    way_out = f"To start a new run from its weights: {new_run}"
     old, new = content(stored), content(config)
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     differing += [key for key in SOURCES_OF_OTHERS if OmegaConf.select(config, key) != OmegaConf.select(stored, key)]
     if other := [key for key in differing if key != "trainer.max_epochs"]:
         why = "is what its checkpoints count in" if other[0] == "steps_per_execution" else "decides what is learned"
         raise ConfigurationError(
-            f"{other[0]} {why}, so {run} cannot go on with another. To start a new run from its "
-            f"weights: {from_weights} {override(other[0], OmegaConf.select(config, other[0]))}"
+            f"{other[0]} {why}, so {run} cannot go on with another. {way_out} "
+            f"{override(other[0], OmegaConf.select(config, other[0]))}"
         )
     if not differing:
         return config
@@ -55,20 +56,20 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
     if plans_steps(config.schedule):
         raise ConfigurationError(
             f"The learning rate of {run} was planned for {epochs} epochs ({old['schedule._target_']}), and there is "
-            f"none for more. To start a new run from its weights: {from_weights}"
+            f"none for more. {way_out}"
         )
     callbacks = changing_callbacks(config).items()
     if planned := [name for name, item in callbacks if item["_target_"] not in INDEPENDENT_OF_EPOCHS]:
         raise ConfigurationError(
-            f"The callback {planned[0]} of {run} may have been planned for {epochs} epochs, so none can be added. To "
-            f"start a new run from its weights: {from_weights}"
+            f"The callback {planned[0]} of {run} may have been planned for {epochs} epochs, so none can be added. "
+            f"{way_out}"
         )
     with run.locked():
         check_code(run.path, config)
         if run.result and not (run.path / "checkpoints" / "last.ckpt").exists():
             raise RunFolderError(
                 f"{run} is finished, and its checkpoints were removed: it would have to be trained with "
-                f"checkpoint.keep=true to be extended. To start a new run from its weights: {from_weights}"
+                f"checkpoint.keep=true to be extended. {way_out}"
             )
         config.expected = None  # the published accuracy was that of the shorter training
         config["changes"] = sorted({*config.get("changes", []), "trainer.max_epochs"})
