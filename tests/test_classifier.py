@@ -1,4 +1,5 @@
 import functools
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -6,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from convnets.classifier import Classifier, Tally
-from convnets.data import FashionMNISTSampleDataModule
+from convnets.data import Batch, FashionMNISTSampleDataModule
 from convnets.networks import VGG, LeNet
 
 BATCH = (
@@ -87,3 +88,22 @@ def test_training_without_an_optimizer_is_refused():
     loader = torch.utils.data.DataLoader([BATCH], batch_size=None)
     with pytest.raises(ValueError, match=r"made without an optimizer: give it one"):
         quiet_trainer(max_epochs=1).fit(Classifier(LeNet()), loader)
+
+
+def test_ranks_that_share_a_batch_unequally_average_over_its_images(monkeypatch):
+    classifier = Classifier(LeNet())
+    images, labels = BATCH
+    expected = F.cross_entropy(classifier(images), labels)
+    monkeypatch.setattr(Classifier, "trainer", SimpleNamespace(world_size=3))
+    shares = [Batch(images[rank::3], labels[rank::3], num_images=10, place=(rank, 0, 0)) for rank in range(3)]
+    torch.testing.assert_close(sum(classifier.training_step(share, 0) for share in shares) / 3, expected)
+
+
+def test_a_batch_that_lacks_what_a_training_needs_is_refused(monkeypatch):
+    classifier = Classifier(LeNet())
+    batch = Batch(*BATCH, num_images=10, place=(0, 0, 1), earlier=[Batch(*BATCH, num_images=10, place=(0, 0, 0))])
+    with pytest.raises(RuntimeError, match="only be trained on with the callback TrainingSteps"):
+        classifier.training_step(batch, 0)
+    monkeypatch.setattr(Classifier, "trainer", SimpleNamespace(world_size=2))
+    with pytest.raises(TypeError, match="only train on batches of an ImageDataModule"):
+        classifier.training_step(BATCH, 0)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from convnets.data import Batch
+
 
 class Tally(Metric):
     """Loss and accuracy over images, summed on the device that computes them and over all ranks.
@@ -77,7 +79,6 @@ class Classifier(lightning.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.taken_over: frozenset[str] = frozenset()  # names of weights that come from another run
-        self.num_images_in_step: int | None = None  # over all ranks, where several share a batch; set before each step
         self.train_tally = Tally()
         self.val_tally = Tally()
         self.test_tally = Tally()
@@ -101,15 +102,24 @@ class Classifier(lightning.LightningModule):
         """The stage's mean loss and accuracy over its images so far, over all ranks: {"stage/loss": ...}."""
         return {f"{stage}/{name}": value for name, value in self.tally(stage).compute().items()}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Count a batch; return its mean loss."""
+    def training_step(self, batch: Batch | tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Count a batch; return its mean loss.
+
+        Raises:
+            TypeError: several ranks train, and the batch does not say how many images they share.
+            RuntimeError: nobody took the steps of the batches that come before this one.
+        """
         images, labels = batch
+        if isinstance(batch, Batch) and batch.earlier:
+            raise RuntimeError("Several batches at once can only be trained on with the callback TrainingSteps.")
         scores = self._train_forward(images.to(memory_format=self.memory_format))
         loss = F.cross_entropy(scores, labels)
         self.train_tally.update(loss.detach(), scores.detach(), labels)
-        if self.num_images_in_step is not None:
+        if (num_ranks := self.trainer.world_size) > 1:
+            if not isinstance(batch, Batch):
+                raise TypeError("Several processes can only train on batches of an ImageDataModule.")
             # DDP averages over ranks; where they share a batch unequally, this makes it the average over images.
-            loss = loss * (len(labels) * self.trainer.world_size / self.num_images_in_step)
+            loss = loss * (len(labels) * num_ranks / batch.num_images)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -32,15 +32,15 @@ def test_each_steps_random_numbers_are_a_function_of_seed_epoch_and_batch(small,
 
 
 def test_augmentation_differs_between_batches_and_epochs(small, tmp_path, monkeypatch):
-    from convnets.data import fashion_mnist
+    from convnets.data import images as data_images
 
     seeds = []
-    shift_flip = fashion_mnist.shift_flip
+    shift_flip = data_images.shift_flip
     monkeypatch.setattr(
-        fashion_mnist, "shift_flip", lambda images, g: (seeds.append(g.initial_seed()), shift_flip(images, g))[1]
+        data_images, "shift_flip", lambda images, g: (seeds.append(g.initial_seed()), shift_flip(images, g))[1]
     )
     drawn(small("data.augment=shift_flip"), tmp_path)
-    expected = [fashion_mnist.derive_seed("augment", 0, 0, epoch, batch) for epoch in range(2) for batch in range(3)]
+    expected = [data_images.derive_seed("augment", 0, 0, epoch, batch) for epoch in range(2) for batch in range(3)]
     assert seeds == expected  # six in training, none in validation
 
 

@@ -80,7 +80,7 @@ def fits(small):
 def shares(num_images, batch_size, num_devices, limit=None):
     """Images in each device's part of each batch, as the training's own sampler deals them out."""
     samplers = [BatchSampler(num_images, batch_size, None, rank, num_devices) for rank in range(num_devices)]
-    return {len(part) for sampler in samplers for part in itertools.islice(sampler, limit)}
+    return {len(share.numbers) for sampler in samplers for share in itertools.islice(sampler, limit)}
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 3])

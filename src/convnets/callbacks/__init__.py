@@ -14,7 +14,7 @@ from convnets.callbacks.history import History
 from convnets.callbacks.initialization import KaimingInit, NothingInitializedError, WeightsFromRun, XavierInit
 from convnets.callbacks.progress import Progress, TimeEstimate
 from convnets.callbacks.shared_cores import SharedCores
-from convnets.callbacks.steps import SeveralSteps, StepRandomness
+from convnets.callbacks.steps import TrainingSteps
 
 __all__ = [
     "CheckedCheckpointIO",
@@ -27,10 +27,9 @@ __all__ = [
     "NonFiniteLossError",
     "NothingInitializedError",
     "Progress",
-    "SeveralSteps",
     "SharedCores",
-    "StepRandomness",
     "TimeEstimate",
+    "TrainingSteps",
     "WeightsFromRun",
     "XavierInit",
     "check_fits",

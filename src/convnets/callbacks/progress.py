@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from convnets.callbacks.history import Row
-from convnets.callbacks.steps import steps_in, steps_per_execution
 from convnets.classifier import Classifier
+from convnets.data import ImageDataModule
 from convnets.text import duration
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Progress(ProgressBar):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = RichProgress(*columns, console=console, transient=True, auto_refresh=False)
         self._bar.start()
-        self._steps_per_epoch = steps_in(trainer, int(trainer.num_training_batches))
+        self._steps_per_epoch = ImageDataModule.of(trainer).steps_in(int(trainer.num_training_batches))
         self._task = self._bar.add_task("", total=self._steps_per_epoch * (trainer.max_epochs or 1))
 
     def on_train_batch_end(
@@ -55,7 +55,7 @@ class Progress(ProgressBar):
         if self._bar is None or ((now := time.monotonic()) - self._drawn < REFRESH_SECONDS):
             return
         self._drawn = now
-        done = trainer.current_epoch * self._steps_per_epoch + steps_in(trainer, batch_idx + 1)
+        done = trainer.current_epoch * self._steps_per_epoch + ImageDataModule.of(trainer).steps_in(batch_idx + 1)
         self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, steps")
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -113,7 +113,8 @@ class TimeEstimate(Callback):
     ) -> None:
         """Time the steps between the 3rd, by when caches are warm, and the `after_steps`-th."""
         self._num_executions += 1
-        several = steps_per_execution(trainer)
+        datamodule = ImageDataModule.of(trainer)
+        several = datamodule.steps_per_execution
         first = math.ceil(3 / several)
         last = max(math.ceil(self.after_steps / several), first + 1)
         if self._num_executions not in (first, last) or not trainer.is_global_zero:
@@ -127,7 +128,7 @@ class TimeEstimate(Callback):
         # A validation step has no backward pass: about a third of the work.
         validation_steps = sum(int(batches) for batches in trainer.num_val_batches) / 3
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
-        steps = (steps_in(trainer, int(trainer.num_training_batches)) + validation_steps) * epochs
+        steps = (datamodule.steps_in(int(trainer.num_training_batches)) + validation_steps) * epochs
         if (seconds := steps * seconds_per_step) > self.long_seconds:
             advice = _advice(trainer, pl_module)
             log.info("At this pace the training takes about %s.%s", duration(seconds), advice)

@@ -146,7 +146,7 @@ class Dashboard(Callback):
             probed = Validation(_drawable(images), labels.numpy(), seen.scores)
             scores = as_array(torch.cat([scores for scores, _ in self._validated]))
             loader: Any = trainer.val_dataloaders
-            order = torch.cat([*loader.sampler])[: len(scores)]
+            order = torch.cat([share.numbers for share in loader.sampler])[: len(scores)]
             validated = Validation(_drawable(dataset.images[order]), dataset.labels[order].numpy(), scores)
             convolution = next((weight for weight in classifier.network.parameters() if weight.ndim == 4), None)
             kernels = None if convolution is None else as_array(convolution.mean(dim=1))

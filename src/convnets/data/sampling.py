@@ -1,9 +1,9 @@
-"""Which images come in which batch: a function of (seed, epoch), shared by the ranks."""
+"""Batches: which images come in which, a function of (seed, epoch), and what a batch carries through a training."""
 
-import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import overload
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -18,11 +18,55 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=4).digest())
 
 
-Batch = tuple[Tensor, Tensor]
+class Share(NamedTuple):
+    """One rank's share of a batch, as image numbers (N,); the other fields are those of `Batch`."""
+
+    numbers: Tensor
+    num_images: int
+    place: tuple[int, int, int]
+    earlier: list["Share"]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Images (N, C, H, W) and labels (N,) of one rank, with all that a training step needs. Unpacks into these two.
+
+    Attributes:
+        num_images: of the batch over all ranks that share it.
+        place: (rank, epoch, number of the batch in the epoch), which its random numbers are derived from.
+        earlier: batches, still bytes, whose training steps come before this one's; filled where several steps are
+            executed at once. `TrainingSteps` takes them out.
+    """
+
+    images: Tensor
+    labels: Tensor
+    num_images: int
+    place: tuple[int, int, int]
+    earlier: list["Batch"] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.images, self.labels))
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.images, self.labels)[index]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on the device; itself where it is there already."""
+        if self.images.device == device:
+            return self
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, which a GPU copies from without the processor; DataLoader calls it."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        earlier = [batch._changed(change) for batch in self.earlier]
+        return Batch(change(self.images), change(self.labels), self.num_images, self.place, earlier)
 
 
 class ImageBatches(Dataset[Batch]):
-    """Images and labels in memory, to be indexed with the numbers (N,) of a whole batch, or of each of several."""
+    """Images and labels in memory, to be indexed with a sampler's share of a batch, or with image numbers (N,)."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         assert len(images) == len(labels)
@@ -33,32 +77,38 @@ class ImageBatches(Dataset[Batch]):
         return len(self.labels)
 
     @overload
-    def __getitem__(self, indices: Tensor) -> Batch: ...
+    def __getitem__(self, wanted: Tensor) -> tuple[Tensor, Tensor]: ...
 
     @overload
-    def __getitem__(self, indices: list[Tensor]) -> list[Batch]: ...
+    def __getitem__(self, wanted: Share) -> Batch: ...
 
-    def __getitem__(self, indices: Tensor | list[Tensor]) -> Batch | list[Batch]:
-        if isinstance(indices, list):
-            return [self[numbers] for numbers in indices]
+    def __getitem__(self, wanted: Tensor | Share) -> tuple[Tensor, Tensor] | Batch:
+        return self._rows(wanted) if isinstance(wanted, Tensor) else self._batch(wanted)
+
+    def _batch(self, share: Share) -> Batch:
+        images, labels = self._rows(share.numbers)
+        return Batch(images, labels, share.num_images, share.place, [self._batch(one) for one in share.earlier])
+
+    def _rows(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         if self.images.is_cuda:
-            indices = indices.to(self.images.device, non_blocking=True)
-        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+            numbers = numbers.to(self.images.device, non_blocking=True)
+        return self.images.index_select(0, numbers), self.labels.index_select(0, numbers)
 
     def to(self, device: torch.device) -> "ImageBatches":
         """The same images on the device."""
         return ImageBatches(self.images.to(device), self.labels.to(device))
 
 
-class BatchSampler(Sampler[Tensor]):
-    """One rank's share of each batch, as image numbers. Every image comes exactly once an epoch over all ranks.
-
-    Iterating is lazy: `position` is asked when the first batch is, because only then a trainer has restored its
-    counters. It returns the epoch, and the first batch to yield in it.
+class BatchSampler(Sampler[Share]):
+    """One rank's share of each batch. Every image comes exactly once an epoch over all ranks.
 
     Args:
         batch_size: images in a batch over all ranks.
         seed: shuffles by f(seed, epoch); None keeps the order.
+        position: returns the epoch, and the first batch to yield in it. Called when the first batch is asked for,
+            because only then a trainer has restored its counters.
+        steps_per_execution: of so many batches only the last is yielded, with those before it as its `earlier`; the
+            epoch's last ones may be fewer.
 
     Raises:
         ValueError: some batch would leave a rank without an image.
@@ -72,6 +122,7 @@ class BatchSampler(Sampler[Tensor]):
         rank: int = 0,
         num_ranks: int = 1,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        steps_per_execution: int = 1,
     ) -> None:
         smallest = num_images % batch_size or min(batch_size, num_images)
         if seed is not None and smallest < num_ranks:
@@ -85,35 +136,29 @@ class BatchSampler(Sampler[Tensor]):
         self.rank = rank
         self.num_ranks = num_ranks
         self.position = position
+        self.steps_per_execution = steps_per_execution
 
     def __len__(self) -> int:
-        return -(-self.num_images // self.batch_size)
+        return -(-self.num_images // (self.batch_size * self.steps_per_execution))
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Share]:
         epoch, first_batch = self.position()
         if self.seed is None:
             order = torch.arange(self.num_images)
         else:
             generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
             order = torch.randperm(self.num_images, generator=generator)
+        earlier: list[Share] = []
         for start in range(first_batch * self.batch_size, self.num_images, self.batch_size):
-            yield order[start : start + self.batch_size][self.rank :: self.num_ranks]
-
-
-class ExecutionSampler(Sampler[list[Tensor]]):
-    """Several batches of a BatchSampler at once, in its order; the epoch's last ones may be fewer."""
-
-    def __init__(self, batches: BatchSampler, steps_per_execution: int) -> None:
-        self.batches = batches
-        self.steps_per_execution = steps_per_execution
-
-    def __len__(self) -> int:
-        return -(-len(self.batches) // self.steps_per_execution)
-
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        batches = iter(self.batches)
-        while several := list(itertools.islice(batches, self.steps_per_execution)):
-            yield several
+            numbers = order[start : start + self.batch_size]
+            place = (self.rank, epoch, start // self.batch_size)
+            share = Share(numbers[self.rank :: self.num_ranks], len(numbers), place, earlier)
+            is_last = start + self.batch_size >= self.num_images
+            if is_last or len(earlier) + 1 == self.steps_per_execution:
+                yield share
+                earlier = []
+            else:
+                earlier.append(Share(*share[:3], []))
 
 
 def stratified_split(labels: Tensor, num_held_out: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -18,14 +18,13 @@ from convnets.callbacks import (
     Checkpoints,
     FiniteLoss,
     History,
-    SeveralSteps,
     SharedCores,
-    StepRandomness,
+    TrainingSteps,
     WeightsFromRun,
 )
-from convnets.callbacks.steps import batches_of_an_epoch
 from convnets.classifier import Classifier
 from convnets.configuration.rules import ConfigurationError
+from convnets.data import ImageDataModule
 from convnets.networks import give_sizes
 from convnets.runs.finding import find_run
 from convnets.training.checks import check_combinations
@@ -36,13 +35,13 @@ from convnets.training.schedule import Schedule
 STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(backward|zero_grad|opt)|after_back", name)]
 
 
-def build_datamodule(config: DictConfig) -> Any:
-    """Build the LightningDataModule of `config.data`; it does not look for its files yet."""
+def build_datamodule(config: DictConfig) -> ImageDataModule:
+    """Build the datamodule of `config.data`; it does not look for its files yet."""
     several = {"steps_per_execution": config.steps_per_execution} if config.steps_per_execution > 1 else {}
     return instantiate(config.data, **several)
 
 
-def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
+def build_classifier(config: DictConfig, datamodule: ImageDataModule) -> Classifier:
     """Build the network, sized for the datamodule's images and classes, as a Classifier that can be trained.
 
     Raises:
@@ -69,12 +68,12 @@ def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
     )
 
 
-def _build_schedule(config: DictConfig, datamodule: Any) -> Schedule | None:
+def _build_schedule(config: DictConfig, datamodule: ImageDataModule) -> Schedule | None:
     options: Any = OmegaConf.to_container(config.schedule)
     if options.get("_target_") is None:
         return None
     with refusals_explained():
-        return Schedule(options, lambda trainer: batches_of_an_epoch(trainer, datamodule.num_train_batches))
+        return Schedule(options, lambda: datamodule.within_limit(datamodule.num_train_batches))
 
 
 def build_trainer(
@@ -129,7 +128,6 @@ def _build_callbacks(config: DictConfig, run_dir: Path, extra_callbacks: Sequenc
     with refusals_explained():
         weights = [] if source is None else [WeightsFromRun(find_run(source), digest)]
     method = instantiate(OmegaConf.create(init))
-    several = config.steps_per_execution
     return [
         *weights,
         *([] if method is None else [method]),
@@ -138,7 +136,7 @@ def _build_callbacks(config: DictConfig, run_dir: Path, extra_callbacks: Sequenc
         SharedCores(),
         *extra_callbacks,
         *(instantiate(item) for item in config.callbacks.values() if item),
-        StepRandomness(config.seed) if several == 1 else SeveralSteps(config.seed, several),  # right before the step
+        TrainingSteps(config.seed),  # right before Lightning's step
         Checkpoints(
             run_dir / "checkpoints",
             keep_best=config.data.holdout > 0,

@@ -1,17 +1,15 @@
 """What is refused before a training starts: settings that exclude each other, and images that do not fit them."""
 
-import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from omegaconf import DictConfig
 
-from convnets.callbacks.steps import batches_of_an_epoch
 from convnets.classifier import Classifier
 from convnets.configuration.rules import CUDA_GRAPH_MODES, ConfigurationError
+from convnets.data import ImageDataModule
 from convnets.training.instantiation import refusals_explained
 from convnets.training.last_batch import Sharing, check_last_batch
 from convnets.training.schedule import Schedule
@@ -59,7 +57,7 @@ def check_combinations(config: DictConfig, callbacks: Sequence[Callback]) -> Non
 
 
 def load_and_check_images(
-    config: DictConfig, datamodule: Any, trainer: lightning.Trainer, classifier: Classifier
+    config: DictConfig, datamodule: ImageDataModule, trainer: lightning.Trainer, classifier: Classifier
 ) -> None:
     """Read the images, and check that batches and schedule fit their number. Other ranks start later and find them.
 
@@ -77,7 +75,7 @@ def load_and_check_images(
             config.data.holdout,
             config.data.batch_size,
             trainer.world_size,
-            functools.partial(batches_of_an_epoch, trainer),
+            datamodule.within_limit,
             whole=config.trainer.sync_batchnorm and trainer.strategy.root_device.type == "cuda",
         )
         check_last_batch(classifier.network, lambda number: datamodule.to_network_input(images[:number]), sharing)

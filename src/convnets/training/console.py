@@ -11,12 +11,13 @@ from omegaconf import DictConfig
 
 from convnets.classifier import Classifier
 from convnets.configuration.shell import script
+from convnets.data import ImageDataModule
 from convnets.files import typed
 from convnets.runs.run import Run
 from convnets.text import count, duration, folded, terminal_width
 
 
-def description(config: DictConfig, datamodule: Any, classifier: Classifier) -> str:
+def description(config: DictConfig, datamodule: ImageDataModule, classifier: Classifier) -> str:
     """Name the network and the images that a training starts with."""
     num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     sizes = {split: len(images) for split, images in datamodule.splits.items()}

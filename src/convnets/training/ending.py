@@ -25,6 +25,7 @@ from convnets.classifier import Classifier
 from convnets.configuration.content import changing_callbacks, content_hash
 from convnets.dashboard import Dashboard
 from convnets.dashboard.curves import curves_title, write_curves
+from convnets.data import ImageDataModule
 from convnets.files import RunFolderError, removal, write_atomically
 from convnets.runs.run import Run
 from convnets.text import count
@@ -40,7 +41,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 def save_result(
-    config: DictConfig, run: Run, trainer: lightning.Trainer, datamodule: Any, classifier: Classifier
+    config: DictConfig, run: Run, trainer: lightning.Trainer, datamodule: ImageDataModule, classifier: Classifier
 ) -> dict[str, Any]:
     """Choose the final weights, save them, and return the content of result.json; empty on ranks above 0.
 
@@ -54,7 +55,10 @@ def save_result(
     if not checkpoints.ended:  # an earlier process did the last epoch: Lightning skips the end of the training as well
         _end_users_callbacks(trainer, classifier)
     trainer.ckpt_path = None  # else validation and test would load the last checkpoint's weights
-    chosen = _final_row(config, trainer, classifier, datamodule, rows[-1])
+    chosen = rows[-1]
+    if changing_callbacks(config):  # they may change the weights after the last validation, as an average does
+        trainer.validate(classifier, datamodule=datamodule, verbose=False)
+        chosen = {**chosen, **classifier.metrics("val")}
     test_metrics = {}
     if config.data.holdout > 0:
         best = rows[checkpoints.best_epoch - 1]
@@ -99,19 +103,6 @@ def _end_users_callbacks(trainer: lightning.Trainer, classifier: Classifier) -> 
         if not type(callback).__module__.startswith("convnets."):
             with suppress(AttributeError):  # of an average with batch norm, which is there already
                 callback.on_train_end(trainer, classifier)
-
-
-def _final_row(
-    config: DictConfig, trainer: lightning.Trainer, classifier: Classifier, datamodule: Any, last_row: dict[str, float]
-) -> dict[str, float]:
-    """Return the last epoch's row, with validation metrics of the present weights.
-
-    A callback may have changed the weights after the last validation, as an average over epochs does.
-    """
-    if not changing_callbacks(config):
-        return last_row
-    trainer.validate(classifier, datamodule=datamodule, verbose=False)
-    return {**last_row, **classifier.metrics("val")}
 
 
 def _best_weights(checkpoints: Checkpoints, run: Run) -> Mapping[str, torch.Tensor]:

@@ -43,9 +43,7 @@ class Schedule:
         ValueError: the options do not make sense.
     """
 
-    def __init__(
-        self, options: Mapping[str, Any], count_batches: Callable[[lightning.Trainer], int], key: str = "schedule"
-    ) -> None:
+    def __init__(self, options: Mapping[str, Any], count_batches: Callable[[], int], key: str = "schedule") -> None:
         self.key = key
         self.count_batches = count_batches
         if not options.get("_target_"):
@@ -147,7 +145,7 @@ class Schedule:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):
                 accumulated = [callback.get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs)]
-        num_batches = self.count_batches(trainer)
+        num_batches = self.count_batches()
         return sum(math.ceil(num_batches / number) for number in accumulated)
 
     def __call__(self, optimizer: Optimizer, trainer: lightning.Trainer) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from convnets.callbacks import NonFiniteLossError, check_fits, newest_checkpoint
 from convnets.classifier import Classifier
+from convnets.data import ImageDataModule
 from convnets.files import removal
 from convnets.runs.run import Run
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
@@ -106,7 +107,7 @@ def _train_beside(config: DictConfig, run: Run, extra_callbacks: Sequence[Callba
 
 def _build(
     config: DictConfig, run: Run, epochs_done: int | None, extra_callbacks: Sequence[Callback]
-) -> tuple[lightning.Trainer, Any, Classifier]:
+) -> tuple[lightning.Trainer, ImageDataModule, Classifier]:
     trainer = build_trainer(config, run.path, [_Status(run), *extra_callbacks], epochs_done or 0)
     datamodule = build_datamodule(config)
     return trainer, datamodule, build_classifier(config, datamodule)

@@ -1,0 +1,212 @@
+"""Any set of byte images as a LightningDataModule: batches are chosen, augmented and resized on the device."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from convnets.data.pictures import fill_square
+from convnets.data.preprocessing import shift_flip, to_network_input
+from convnets.data.sampling import Batch, BatchSampler, ImageBatches, derive_seed, keep_rows, stratified_split
+
+
+class ImageDataModule(lightning.LightningDataModule):
+    """What training, evaluation and dashboard ask of a set of images. A set is a subclass that defines `read_split`.
+
+    Images stay bytes, in the memory of a GPU that has room, else in main memory, until their batch is on the device;
+    there they are augmented, resized and scaled to [0, 1]. A training batch is a `Batch`, any other one a pair of
+    images (N, num_channels, resize, resize), float32, and labels (N,), int64.
+
+    Args:
+        dir: folder of the set's files.
+        resize: side of the square image in pixels.
+        batch_size: images in a batch over all devices.
+        device: "auto", or "cpu" to keep the images in main memory and send each batch to a GPU.
+        holdout: training images kept for validation, stratified; 0 trains on all and validates on the test split.
+        split_seed: which images are held out.
+        augment: "none", or "shift_flip" for training batches.
+        seed: order and augmentation are functions of (seed, epoch, batch).
+        steps_per_execution: of training batches so many come at once; see `Batch.earlier`.
+
+    Attributes:
+        name: of the set, for people.
+        image_size: side of the stored images in pixels.
+        splits: "train", "val" and "test", once `setup` has read them.
+        split_to_predict: the split that `predict_dataloader` gives.
+    """
+
+    name: str
+    class_names: ClassVar[tuple[str, ...]]
+    num_channels: int
+    image_size: int
+
+    def __init__(
+        self,
+        dir: str | Path,
+        resize: int = 28,
+        batch_size: int = 128,
+        device: str = "auto",
+        holdout: int = 0,
+        split_seed: int = 0,
+        augment: str = "none",
+        seed: int = 0,
+        steps_per_execution: int = 1,
+    ) -> None:
+        super().__init__()
+        if augment not in ("none", "shift_flip"):
+            raise ValueError(f"data.augment must be none or shift_flip, got {augment!r}.")
+        self.dir = Path(dir).expanduser()
+        self.resize = resize
+        self.batch_size = batch_size
+        self.device = device
+        self.holdout = holdout
+        self.split_seed = split_seed
+        self.augment = augment
+        self.seed = seed
+        self.steps_per_execution = steps_per_execution
+        self.splits: dict[str, ImageBatches] = {}
+        self._resident: dict[str, ImageBatches] = {}  # copies on the GPU
+        self.split_to_predict = "test"
+
+    @classmethod
+    def of(cls, trainer: lightning.Trainer) -> Self:
+        """The datamodule that the trainer takes its batches from."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, cls)
+        return datamodule
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def validates_on_test_split(self) -> bool:
+        """Whether `val/...` metrics are those of the test split (the book's protocol)."""
+        return self.holdout == 0
+
+    def read_split(self, split: str) -> tuple[Tensor, Tensor]:
+        """Read "train" or "test" whole: images (N, C, H, W) of bytes and labels (N,), int64."""
+        raise NotImplementedError
+
+    def prepare_picture(self, picture: Image.Image, background: str = "auto") -> tuple[NDArray[np.uint8], str | None]:
+        """Turn a person's picture into an image as the set has them, bytes (C, H, W).
+
+        Returns:
+            the image, and the background that was taken for the picture's; None where the set needs none.
+        """
+        return fill_square(picture, self.image_size, self.num_channels), None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images into memory, once, and hold some out."""
+        if self.splits:
+            return
+        images, labels = self.read_split("train")
+        test = ImageBatches(*self.read_split("test"))
+        if self.holdout == 0:
+            self.splits = {"train": ImageBatches(images, labels), "val": test, "test": test}
+            return
+        if self.holdout >= len(labels):
+            raise ValueError(
+                f"data.holdout={self.holdout} leaves nothing of {len(labels)} training images: choose a smaller one."
+            )
+        kept, held_out = stratified_split(labels, self.holdout, self.split_seed)
+        val = ImageBatches(images[held_out], labels[held_out])
+        self.splits = {"train": ImageBatches(keep_rows(images, kept), labels[kept]), "val": val, "test": test}
+
+    @property
+    def num_train_batches(self) -> int:
+        """Training batches of an epoch, once the images are read."""
+        return -(-len(self.splits["train"]) // self.batch_size)
+
+    def steps_in(self, num_executions: int) -> int:
+        """Training steps in an epoch's first executions; its last execution may have fewer than the others."""
+        return min(num_executions * self.steps_per_execution, self.num_train_batches)
+
+    def within_limit(self, num_batches: int) -> int:
+        """How many of an epoch's `num_batches` training batches the trainer's limit lets through."""
+        assert self.trainer is not None
+        limit = self.trainer.limit_train_batches  # a share, or a number of executions
+        return (
+            int(limit * num_batches) if isinstance(limit, float) else min(limit * self.steps_per_execution, num_batches)
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the training images in the order f(seed, epoch), from where the trainer stands in the epoch."""
+        return self._loader("train", self.seed)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the held-out images, or of the test split where none are held out."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the images of `split_to_predict`, in their order."""
+        return self._loader(self.split_to_predict)
+
+    def _loader(self, split: str, seed: int | None = None) -> DataLoader[Batch]:
+        trainer = self.trainer
+        device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
+        dataset = self._resident_on(device, split)
+        in_training: dict[str, Any] = {"position": self._position, "steps_per_execution": self.steps_per_execution}
+        sampler = BatchSampler(
+            len(dataset),
+            self.batch_size,
+            seed,
+            rank=trainer.global_rank if trainer else 0,
+            num_ranks=trainer.world_size if trainer else 1,
+            **({} if seed is None else in_training),
+        )
+        travels = device.type == "cuda" and dataset is self.splits[split]
+        items: Any = sampler
+        # batch_size=None: the sampler's items are whole batches, and nothing is collated.
+        return DataLoader(dataset, sampler=items, batch_size=None, pin_memory=travels)
+
+    def _resident_on(self, device: torch.device, split: str) -> ImageBatches:
+        """The split's images, on the GPU if they are wanted there and a quarter of its free memory holds them."""
+        dataset = self.splits[split]
+        if device.type != "cuda" or self.device == "cpu":
+            return dataset
+        if split not in self._resident:
+            if 4 * dataset.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+                return dataset
+            self._resident[split] = dataset.to(device)
+        return self._resident[split]
+
+    def _position(self) -> tuple[int, int]:
+        """The epoch, and the number of the batch that comes next in it."""
+        if self.trainer is None:
+            return 0, 0
+        return self.trainer.current_epoch, (self.trainer.fit_loop.batch_idx + 1) * self.steps_per_execution
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch that is not there; Lightning's own way costs time where it is."""
+        return batch.to(device)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Turn a batch of bytes, on its device, into what the network takes; its `earlier` ones stay bytes."""
+        if self.trainer is not None and self.trainer.training:
+            return self.training_batch(batch)
+        images, labels = batch
+        return self.to_network_input(images), labels
+
+    def training_batch(self, batch: Batch) -> Batch:
+        """Augment, resize and scale a training batch of bytes, on its device."""
+        images = batch.images
+        if self.augment == "shift_flip":
+            generator = torch.Generator().manual_seed(derive_seed("augment", self.seed, *batch.place))
+            images = shift_flip(images, generator)
+        return Batch(self.to_network_input(images), batch.labels, batch.num_images, batch.place, batch.earlier)
+
+    def to_network_input(self, images: Tensor) -> Tensor:
+        """Turn stored images (N, C, H, W), bytes, into the network's: (N, C, resize, resize) in [0, 1]."""
+        return to_network_input(images, self.resize)
