@@ -1,4 +1,4 @@
-"""What a training tells the user: log lines on the terminal and in train.log, the description and the report."""
+"""What a training prints: log lines on the terminal and in train.log, its start and its result in words."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ from convnets.runs.run import Run
 from convnets.text import count, duration, folded, terminal_width
 
 
-def description(config: DictConfig, datamodule: ImageDataModule, classifier: Classifier) -> str:
+def describe_training(config: DictConfig, datamodule: ImageDataModule, classifier: Classifier) -> str:
     """Name the network and the images that a training starts with."""
     num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     sizes = {split: len(images) for split, images in datamodule.splits.items()}
@@ -28,7 +28,7 @@ def description(config: DictConfig, datamodule: ImageDataModule, classifier: Cla
     )
 
 
-def report(run: Run, config: DictConfig, result: dict[str, Any]) -> str:
+def describe_result(run: Run, config: DictConfig, result: dict[str, Any]) -> str:
     """Describe the result of a finished run in several lines: its speed, its metrics, and where its files are."""
     metrics = result["metrics"]
     if result["validated_on"] == "test split":

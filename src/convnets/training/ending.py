@@ -40,7 +40,7 @@ class OutOfMemoryError(RuntimeError):
     """The training does not fit into memory; the text says what to change."""
 
 
-def save_result(
+def conclude(
     config: DictConfig, run: Run, trainer: lightning.Trainer, datamodule: ImageDataModule, classifier: Classifier
 ) -> dict[str, Any]:
     """Choose the final weights, save them, and return the content of result.json; empty on ranks above 0.

@@ -17,8 +17,8 @@ from convnets.files import removal
 from convnets.runs.run import Run
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
 from convnets.training.checks import load_and_check_images
-from convnets.training.console import description, logging_to, quieten_lightning, report
-from convnets.training.ending import explain_and_mark, save_result
+from convnets.training.console import describe_result, describe_training, logging_to, quieten_lightning
+from convnets.training.ending import conclude, explain_and_mark
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]
                 log.info(
                     "This configuration has been trained already: nothing was done. To repeat it: %s", removal(run.path)
                 )
-                log.info("%s", report(run, config, result))
+                log.info("%s", describe_result(run, config, result))
                 return result
             return _start_or_resume(run, config, plain, extra_callbacks)
 
@@ -71,7 +71,7 @@ def _start_or_resume(
         trainer.ckpt_path = found[0]
     run.start(plain, epochs_done)  # not earlier: a training that is refused above must not occupy the folder
     with (run.path / "train.log").open("a") as file, logging_to(file):
-        log.info("%s", description(config, datamodule, classifier))
+        log.info("%s", describe_training(config, datamodule, classifier))
         if found is not None:
             unit = "step" if config.steps_per_execution == 1 else "execution"
             log.info("going on after epoch %d, at %s %d", epochs_done, unit, found[1]["global_step"])
@@ -79,12 +79,12 @@ def _start_or_resume(
         del found  # its memory is needed
         try:
             trainer.fit(classifier, datamodule=datamodule)
-            result = save_result(config, run, trainer, datamodule, classifier)
+            result = conclude(config, run, trainer, datamodule, classifier)
             run.finish(result, config.checkpoint.keep)
         except BaseException as error:
             explained = explain_and_mark(error, run, config, file)
             raise explained from (None if explained is error else error)
-        log.info("%s", report(run, config, result))
+        log.info("%s", describe_result(run, config, result))
     return result
 
 
@@ -100,7 +100,7 @@ def _train_beside(config: DictConfig, run: Run, extra_callbacks: Sequence[Callba
     trainer.ckpt_path = found and found[0]
     try:
         trainer.fit(classifier, datamodule=datamodule)
-        return save_result(config, run, trainer, datamodule, classifier)
+        return conclude(config, run, trainer, datamodule, classifier)
     except NonFiniteLossError:
         return {}  # rank 0 raises it as well; Lightning would kill rank 0 if this one ended with an error
 
