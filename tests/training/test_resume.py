@@ -64,15 +64,20 @@ def num_steps(way):
     return 3 if "several" in way else {"vgg": 4, "res": 3}.get(way[:3], 8)
 
 
+def check_breaks_change_nothing(config, tmp_path, breaks):
+    """Compare an uninterrupted training with one that each action breaks off in turn: {step: action}."""
+    train(config, tmp_path / "whole")
+    expected = everything(tmp_path / "whole")
+    train_through(config, tmp_path / "broken", breaks)
+    assert everything(tmp_path / "broken") == expected
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interrupted_run_ends_as_if_it_had_not_been_interrupted(small, tmp_path, way):
     """Cut off inside both epochs, and with SIGTERM in the last step of the first."""
     last = num_steps(way)
     config = small("trainer.limit_train_batches=null", "logger=tensorboard", KEPT, EACH_STEP, *WAYS[way])
-    train(config, tmp_path / "whole")
-    expected = everything(tmp_path / "whole")
-    train_through(config, tmp_path / "broken", {2: pull_the_plug, last: interrupt, last + 2: pull_the_plug})
-    assert everything(tmp_path / "broken") == expected
+    check_breaks_change_nothing(config, tmp_path, {2: pull_the_plug, last: interrupt, last + 2: pull_the_plug})
 
 
 OFTEN = ("StepLR", "OneCycleLR", "SequentialLR by the step", "ReduceLROnPlateau of the training's accuracy")
@@ -83,10 +88,7 @@ def test_any_schedule_resumes_to_the_same_bits(small, tmp_path, name):
     """Cut off inside epochs and at an epoch's end, and with SIGTERM in an epoch's last step."""
     config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.max_epochs=4", "trainer.limit_val_batches=1")
     config.schedule = SCHEDULES[name][0]
-    train(config, tmp_path / "whole")
-    expected = everything(tmp_path / "whole")
-    train_through(config, tmp_path / "broken", {2: pull_the_plug, 3: interrupt, 4: pull_the_plug, 9: interrupt})
-    assert everything(tmp_path / "broken") == expected
+    check_breaks_change_nothing(config, tmp_path, {2: pull_the_plug, 3: interrupt, 4: pull_the_plug, 9: interrupt})
 
 
 def test_an_accumulation_that_changes_resumes_to_the_same_bits(small, tmp_path):
@@ -94,10 +96,7 @@ def test_an_accumulation_that_changes_resumes_to_the_same_bits(small, tmp_path):
     config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.limit_train_batches=8", "trainer.max_epochs=3")
     scheduler = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
     config.callbacks = {"more": {"_target_": scheduler, "scheduling": {0: 1, 1: 2, 2: 4}}}
-    train(config, tmp_path / "whole")
-    expected = everything(tmp_path / "whole")
-    train_through(config, tmp_path / "broken", dict.fromkeys((5, 11, 15, 21), pull_the_plug))
-    assert everything(tmp_path / "broken") == expected
+    check_breaks_change_nothing(config, tmp_path, dict.fromkeys((5, 11, 15, 21), pull_the_plug))
 
 
 @pytest.mark.slow
@@ -414,24 +413,22 @@ def test_a_refused_extension_says_why_and_what_can_be_done(small, tmp_path):
         extend(Run(tmp_path / "gone"), ["trainer.max_epochs=4"])
     assert Run(tmp_path / "gone").result
     train(small(KEPT, "schedule=cosine"), tmp_path / "planned")
-    for path, change, message in (
-        ("planned", "trainer.max_epochs=4", r"planned for 2 epochs \(torch\.optim\.lr_scheduler\.CosineAnnealingLR\)"),
-        ("planned", "trainer.max_epochs=1", "less than the 2"),
-        ("planned", "model.lr=1", r"model\.lr decides what is learned"),
-        ("planned", "trainer.max_epochs=many", r"trainer\.max_epochs must be a whole number"),
-        (
-            "planned",
-            "steps_per_execution=2",
-            r"steps_per_execution is what its checkpoints count in, so .* cannot go on",
-        ),
-        ("planned", "epochs=3", r"There is no key epochs\. Did you mean trainer\.max_epochs\?"),
-        ("planned", "nonsense", "is no KEY=VALUE"),
-        ("planned", "trainer.max_epochs=[1", r"trainer\.max_epochs cannot be set to '\[1': it is no value"),
-        ("planned", "model=vgg", "model holds several keys, got 'vgg': set one of them"),
-        ("planned", "callbacks=none", "callbacks holds several keys, got 'none'"),
+    for change, message in (
+        ("trainer.max_epochs=4", r"planned for 2 epochs \(torch\.optim\.lr_scheduler\.CosineAnnealingLR\)"),
+        ("trainer.max_epochs=1", "less than the 2"),
+        ("model.lr=1", r"model\.lr decides what is learned"),
+        ("trainer.max_epochs=many", r"trainer\.max_epochs must be a whole number"),
+        ("steps_per_execution=2", r"steps_per_execution is what its checkpoints count in, so .* cannot go on"),
+        ("epochs=3", r"There is no key epochs\. Did you mean trainer\.max_epochs\?"),
+        ("nonsense", "is no KEY=VALUE"),
+        ("trainer.max_epochs=[1", r"trainer\.max_epochs cannot be set to '\[1': it is no value"),
+        ("trainer.max_epochs=4,5", r"trainer\.max_epochs cannot be set to '4,5': it is no value"),
+        ("callbacks.mine=null", r"There is no key callbacks\.mine"),
+        ("model=vgg", "model holds several keys, got 'vgg': set one of them"),
+        ("callbacks=none", "callbacks holds several keys, got 'none'"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            extend(Run(tmp_path / path), [change])
+            extend(Run(tmp_path / "planned"), [change])
 
 
 def test_a_run_starts_from_the_weights_of_another(small, tmp_path, caplog):
