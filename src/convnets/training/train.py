@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train what the configuration says, leave everything about it in `run_dir`, and return the result.
 
-    In a folder of the same configuration a finished run is reported and not trained again, and an unfinished one goes
-    on from its last checkpoint, to the same bits as if it had not been interrupted.
+    A finished run of the same configuration is reported and not trained again; an unfinished one resumes from its last
+    checkpoint, to the same bits as if it had not been interrupted.
 
     Args:
         config: composed and checked; its interpolations are resolved here.
@@ -36,7 +36,7 @@ def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]
     Raises:
         RunFolderError: the folder holds something else, another process holds it, or it cannot be written.
         ConfigurationError: the parts do not fit together, such as an image too small for the network.
-        CheckpointError: the run cannot go on from its checkpoint.
+        CheckpointError: the run cannot resume from its checkpoint.
         DataUnavailableError: the images cannot be found.
         NonFiniteLossError: the training diverged.
         OutOfMemoryError: the batch is too large.
@@ -62,21 +62,21 @@ def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]
 def _start_or_resume(
     run: Run, config: DictConfig, plain: dict[str, Any], extra_callbacks: Sequence[Callback]
 ) -> dict[str, Any]:
-    found = newest_checkpoint(run.path / "checkpoints")
-    epochs_done = None if found is None else len(found[1]["callbacks"]["History"]["rows"])
+    path, checkpoint = newest_checkpoint(run.path / "checkpoints") or (None, None)
+    epochs_done = None if checkpoint is None else len(checkpoint["callbacks"]["History"]["rows"])
     trainer, datamodule, classifier = _build(config, run, epochs_done, extra_callbacks)
     load_and_check_images(config, datamodule, trainer, classifier)
-    if found is not None:
-        check_fits(found[1], classifier, trainer.world_size, found[0])
-        trainer.ckpt_path = found[0]
+    if path is not None and checkpoint is not None:
+        check_fits(checkpoint, classifier, trainer.world_size, path)
+        trainer.ckpt_path = path
     run.start(plain, epochs_done)  # not earlier: a training that is refused above must not occupy the folder
     with (run.path / "train.log").open("a") as file, logging_to(file):
         log.info("%s", describe_training(config, datamodule, classifier))
-        if found is not None:
+        if checkpoint is not None:
             unit = "step" if config.steps_per_execution == 1 else "execution"
-            log.info("going on after epoch %d, at %s %d", epochs_done, unit, found[1]["global_step"])
+            log.info("going on after epoch %d, at %s %d", epochs_done, unit, checkpoint["global_step"])
         log.info("run folder: %s", run)
-        del found  # its memory is needed
+        del checkpoint  # its memory is needed
         try:
             trainer.fit(classifier, datamodule=datamodule)
             result = conclude(config, run, trainer, datamodule, classifier)
@@ -89,9 +89,9 @@ def _start_or_resume(
 
 
 def _train_beside(config: DictConfig, run: Run, extra_callbacks: Sequence[Callback]) -> dict[str, Any]:
-    """Train as a rank above 0: rank 0 holds the folder, has checked everything, and usually started this process.
+    """Train as a rank above 0. Rank 0 holds the folder, has checked everything, and usually started this process.
 
-    Where a cluster starts all ranks, the run may be finished: then there is nothing to do.
+    A cluster starts all ranks at once, even for a run that is finished: then there is nothing to do.
     """
     if run.result:
         return {}
