@@ -247,7 +247,7 @@ def test_watchers_can_be_switched_off_one_by_one(override):
         ),
     ],
 )
-def test_a_mistake_in_ones_own_file_is_named(tmp_path, path, text, said):
+def test_a_mistake_in_a_users_file_is_named(tmp_path, path, text, said):
     file = tmp_path / path
     file.parent.mkdir()
     file.write_text(text)

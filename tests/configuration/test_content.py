@@ -135,11 +135,11 @@ def test_what_a_schedule_does_by_default_written_out_is_the_same(scheduler):
 
 
 @pytest.mark.parametrize(("ours", "theirs"), SAME)
-def test_what_decides_nothing_where_it_stands_makes_no_other_run(ours, theirs):
+def test_keys_without_effect_do_not_change_the_hash(ours, theirs):
     assert compose_and_name(ours)[1].rpartition("-")[2] == compose_and_name(theirs)[1].rpartition("-")[2]
 
 
-def test_what_was_trained_is_found_however_it_is_written_now(tmp_path, monkeypatch):
+def test_a_finished_run_is_found_by_another_spelling_of_its_overrides(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = compose_and_name(["optimizer=momentum"])[1]
     (tmp_path / "outputs" / "runs" / name).mkdir(parents=True)
@@ -152,7 +152,7 @@ def test_what_was_trained_is_found_however_it_is_written_now(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("ours", "theirs"), OTHER)
-def test_what_decides_something_makes_another_run(ours, theirs):
+def test_keys_with_effect_change_the_hash(ours, theirs):
     assert compose_and_name(ours)[1] != compose_and_name(theirs)[1]
 
 
@@ -184,7 +184,7 @@ def test_every_shipped_callback_is_known_to_watch():
     assert {item["_target_"] for item in shipped.values()} == WATCHERS
 
 
-def test_differences_give_the_value_of_both_also_where_it_is_a_default(compose):
+def test_differences_show_both_values_even_defaults(compose):
     relu, sigmoid = compose("model.activation=relu"), compose()
     assert differences(relu, sigmoid) == {"model.activation": ("relu", "sigmoid")}
     older = as_plain(sigmoid)
@@ -193,7 +193,7 @@ def test_differences_give_the_value_of_both_also_where_it_is_a_default(compose):
     assert content(older) == content(sigmoid)
 
 
-def test_the_folder_of_images_is_content_where_nobody_verifies_them(monkeypatch, tmp_path):
+def test_the_folder_of_images_is_content_unless_they_are_verified(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def of(target, folder):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from convnets.configuration import naming, shell
 from convnets.configuration.composition import as_hydra_takes
 from convnets.configuration.rules import ConfigurationError
-from convnets.files import RunFolderError
+from convnets.files import RunFolderError, removal, shown, typed
 from convnets.results.trained import TrainedRun as Run
 from convnets.training.extend import extend
 from convnets.training.train import train
@@ -51,7 +51,7 @@ def test_a_tilde_is_the_home_folder_in_every_key_that_is_a_path(monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["model=a,b", "model.lr=choice(1,2)", "model.blocks=[[1,2]]", "-m", "a='x y'", "+a=1"])
-def test_what_is_grammar_stays(word):
+def test_words_of_hydras_grammar_stay_as_they_are(word):
     assert as_hydra_takes(word) == word
 
 
@@ -60,7 +60,7 @@ def test_the_command_of_a_script_works_from_wherever_one_is(tmp_path, monkeypatc
     here.mkdir()
     for folder in (ROOT, ROOT / "conf" / "model", here):
         monkeypatch.chdir(folder)
-        program, *words = shlex.split(shell.script("report", shell.typed(here)))
+        program, *words = shlex.split(shell.script("report", typed(here)))
         assert program == "python"
         assert Path(words[0]).samefile(ROOT / "scripts" / "report.py")
         assert words[1:] == ["." if folder == here else str(here)]
@@ -70,7 +70,7 @@ def test_a_removal_works_whatever_the_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("-x", "a b", "it's", "ü(1)"):
         (tmp_path / name).mkdir()
-        subprocess.run(shell.removal(tmp_path / name), shell=True, check=True)
+        subprocess.run(removal(tmp_path / name), shell=True, check=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -93,11 +93,11 @@ def test_an_extra_is_installed_by_its_packages():
         ("densenet", None),
     ],
 )
-def test_a_hint_names_what_is_near_only(word, name):
+def test_a_hint_names_only_a_near_word(word, name):
     assert shell.nearest_name(word, ["lenet", "vgg", "resnet18"]) == name
 
 
-def test_a_users_choices_are_taken_listed_and_complete(tmp_path, run_script):
+def test_choices_of_a_user_are_taken_listed_and_completed(tmp_path, run_script):
     (tmp_path / "mine" / "data").mkdir(parents=True)
     shipped = (ROOT / "conf" / "data" / "fashion_mnist.yaml").read_text()
     lines = ["dir: ???" if line.startswith("dir:") else line for line in shipped.splitlines()]
@@ -132,7 +132,7 @@ def test_a_users_logger_shares_no_file_with_the_run(small, tmp_path):
     assert (run_dir / "metrics.csv").read_text().startswith("epoch,")
 
 
-def test_what_a_part_refuses_is_said_once(small, tmp_path):
+def test_an_error_of_a_part_is_printed_once(small, tmp_path):
     config = small()
     config.logger = {"mine": {"_target_": "lightning.pytorch.loggers.WandbLogger"}}
     with pytest.raises(ConfigurationError) as refused:
@@ -141,11 +141,11 @@ def test_what_a_part_refuses_is_said_once(small, tmp_path):
     assert str(refused.value).count("wandb") <= 2  # a sentence of Lightning's
 
 
-def test_where_python_is_another_the_command_names_the_one_that_runs(monkeypatch):
+def test_a_command_names_the_running_python_where_python_is_another(monkeypatch):
     assert shell.python() == "python"
     monkeypatch.setenv("PATH", "/nowhere")
-    assert shlex.split(shell.script("report"))[0] == shell.shown(Path(sys.executable))
-    assert shlex.split(shell.installation("onnx"))[0] == shell.shown(Path(sys.executable))
+    assert shlex.split(shell.script("report"))[0] == shown(Path(sys.executable))
+    assert shlex.split(shell.installation("onnx"))[0] == shown(Path(sys.executable))
 
 
 def run_as_printed(command):

@@ -17,11 +17,12 @@ from convnets import plots
 from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import content
 from convnets.configuration.rules import ConfigurationError
-from convnets.files import RunFolderError, is_held, locked
+from convnets.files import RunFolderError
 from convnets.results.leaderboard import build_leaderboard
 from convnets.results.report import as_markdown, draw, groups_as_csv, runs_as_csv, verdict
 from convnets.results.trained import TrainedRun as Run
 from convnets.runs.finding import find_folders, find_runs
+from convnets.runs.lock import is_held, locked
 from convnets.runs.run import read_run
 from convnets.training.train import train
 

@@ -1,11 +1,12 @@
 import json
 
 import pytest
-from convnets.runs.record import FINISHED_FILES
 
-from convnets.files import RunFolderError, locked
+from convnets.files import RunFolderError
 from convnets.runs import disk
 from convnets.runs.disk import as_table, prunable, prune, prune_after_asking, weigh
+from convnets.runs.lock import locked
+from convnets.runs.run import FINISHED_FILES
 from convnets.text import size
 
 
@@ -48,7 +49,7 @@ def test_folders_are_weighed_by_their_files(make_run):
     assert [size(n) for n in (999, 1000, 2_500_000, 44_756_040_000)] == ["999 B", "1.0 kB", "2.5 MB", "44.8 GB"]
 
 
-def test_only_the_checkpoints_of_whole_finished_free_runs_go(make_run, answer, capsys):
+def test_only_checkpoints_of_complete_idle_runs_are_removed(make_run, answer, capsys):
     done, unfinished, busy, torn = (
         make_run("done"),
         make_run("unfinished", finished=False),
@@ -68,7 +69,7 @@ def test_only_the_checkpoints_of_whole_finished_free_runs_go(make_run, answer, c
 
 
 @pytest.mark.parametrize("text", ["", "n", "no", "yess"])
-def test_anything_but_yes_keeps_them(make_run, answer, text, capsys):
+def test_checkpoints_stay_unless_the_answer_is_yes(make_run, answer, text, capsys):
     path = make_run("run")
     answer(text)
     assert prune_after_asking([path]) == 0
@@ -76,7 +77,7 @@ def test_anything_but_yes_keeps_them(make_run, answer, text, capsys):
     assert "Nothing was removed." in capsys.readouterr().out
 
 
-def test_where_nobody_can_be_asked_only_yes_removes(make_run, monkeypatch, capsys):
+def test_without_a_terminal_only_the_option_yes_removes(make_run, monkeypatch, capsys):
     path = make_run("run")
     monkeypatch.setattr(disk.sys.stdin, "isatty", lambda: False, raising=False)
     assert prune_after_asking([path]) == 1

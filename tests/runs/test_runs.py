@@ -88,15 +88,6 @@ def test_weights_of_another_network_are_refused(small, tmp_path):
         _ = Run(tmp_path / "run").classifier
 
 
-def test_a_run_from_before_a_key_existed_has_its_default(small, tmp_path):
-    config = small()
-    del config.checkpoint["every_seconds"], config.init["from_run"]
-    Run(tmp_path).save_config(config)
-    assert Run(tmp_path).config.checkpoint.every_seconds == 60
-    assert Run(tmp_path).config.init.from_run is None
-    assert not Run(tmp_path).finished_result(dict(small()))
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -66,9 +66,7 @@ def losses(recipe, run_dir, dtype=torch.float64):
     """
     from support.repository import hydra_context
 
-    from convnets.training.command import register_resolvers
-
-    register_resolvers()
+    import convnets.training.command  # noqa: F401 (registers the functions that conf/ calls)
     from convnets.training.building import build_classifier, build_datamodule, build_trainer
 
     with hydra_context():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import hydra
 
-from convnets.training.command import register_resolvers
+import convnets.training.command  # noqa: F401 (registers the functions that conf/ calls)
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -13,6 +13,5 @@ CONF = ROOT / "conf"
 
 @contextlib.contextmanager
 def hydra_context():
-    register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         yield

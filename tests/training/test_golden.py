@@ -10,8 +10,9 @@ from convnets.configuration.content import COMPUTATION
 
 GOLDEN = json.loads(golden.PATH.read_text())
 MOVED = (
-    "The project computes something else than before. If that is meant, raise COMPUTATION in src/convnets/content.py, "
-    "so that old and new runs are told apart, and write the file anew: python tests/support/golden.py"
+    "The project computes something else than before. If that is meant, raise COMPUTATION in "
+    "src/convnets/configuration/content.py, so that old and new runs are told apart, and write the file anew: "
+    "python tests/support/golden.py"
 )
 # In float64 the losses differed, relative to the file's, by at most 4.7e-10 (ResNet18; the others 1.4e-15) between 1
 # and 2 threads, AVX-512 and AVX2 (of ATen, oneDNN and MKL), and MKL's compatible mode. In float32 they would be off by

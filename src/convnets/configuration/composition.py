@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -29,12 +28,12 @@ def choices_of(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def config_dirs(words: Sequence[str]) -> list[Path]:
-    """conf/, and the user's own on the command line: --config-dir, or its hydra.searchpath=[file://...]."""
-    given = get_args_parser().parse_known_args(list(words))[0].config_dir
-    searched = re.findall(
-        r"file://([^\],\"]+)", " ".join(word for word in words if word.startswith("hydra.searchpath="))
-    )
-    return [CONFIG_DIR, *map(Path, searched), *([Path(given)] if given else [])]
+    """conf/, and the user's own of the command line: of hydra.searchpath=[file://...], and of --config-dir."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    added = [word for word in words if word.startswith("hydra.searchpath=")]
+    searched = re.findall(r"file://([^\],\"]+)", " ".join(added))
+    return [CONFIG_DIR, *map(Path, [*searched, *parser.parse_known_args(list(words))[0].config_dir])]
 
 
 def resolve(root: DictConfig, complete: bool = True) -> dict[str, Any]:

@@ -15,21 +15,17 @@ from omegaconf import OmegaConf
 # Raise it when a change of the code moves the golden numbers in tests/: runs from before are then never taken for runs
 # of the code as it is.
 COMPUTATION = 1
-
-# What does not decide a run's result: names, places, and what the configuration says about itself.
+# Keys that do not decide a result: names, places, and what the configuration says about itself.
 NOT_CONTENT = (
     *("run_name", "sweep_name", "ignore_code_changes", "choices", "changes", "expected"),
     *("checkpoint", "logger", "data.device", "model.name", "model.image_size"),
 )
-# Callbacks that only watch. Any other may stop, average or change a training, so what it is given is content.
-WATCHERS = frozenset(
-    f"convnets.{name}"
-    for name in (
-        *("callbacks.Progress", "callbacks.TimeEstimate"),
-        *("dashboard.Curves", "dashboard.Throughput", "dashboard.Norms", "dashboard.Dashboard"),
-    )
-)
-# What may differ between runs of one recipe: the seed, what it runs on, and what changes no bit.
+# Callbacks that only watch. Any other may stop, average or change a training, so its arguments are content.
+WATCHERS = {
+    *("convnets.callbacks.Progress", "convnets.callbacks.TimeEstimate", "convnets.dashboard.Curves"),
+    *("convnets.dashboard.Dashboard", "convnets.dashboard.Norms", "convnets.dashboard.Throughput"),
+}
+# Keys that may differ between runs of one recipe: seeds, the devices, and what changes no bit.
 NOT_RECIPE = {
     *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("trainer.sync_batchnorm", "steps_per_execution"),
@@ -45,7 +41,7 @@ NO_VALUE: Mapping[str, Any] = {
     "trainer.accelerator": "auto",
     "trainer.matmul_precision": "high",
 }
-# Data sets whose bytes are verified: where these lie decides nothing. Of any other set the folder is content.
+# Data sets whose bytes are verified, so that their folder decides nothing. The folder of any other set is content.
 VERIFIED = ("convnets.data.FashionMNISTDataModule", "convnets.data.FashionMNISTSampleDataModule")
 LIMITS = tuple(f"trainer.limit_{stage}_batches" for stage in ("train", "val", "test"))  # where 1 is no share
 

@@ -24,18 +24,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from convnets.configuration.composition import CONFIG_NAME, choices_of, config_dirs
-from convnets.configuration.content import (
-    flatten,
-)
+from convnets.configuration.content import flatten
 from convnets.configuration.rules import unknown_key
 from convnets.configuration.shell import CONFIG_DIR, installation, nearest_name, quoted
 
 USERS_WISH = "CONVNETS_TRACEBACKS"  # HYDRA_FULL_ERROR as the user set it: `main` sets it for itself
-
-
 EXTRAS = {"hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm"}  # what installs them
-
-
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 
 

@@ -9,13 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from convnets.configuration.composition import choices_made, recompose
-from convnets.configuration.content import (
-    changing_callbacks,
-    content_hash,
-    differences,
-    flatten,
-    is_part_of,
-)
+from convnets.configuration.content import changing_callbacks, content_hash, differences, flatten, is_part_of
 from convnets.configuration.rules import ConfigurationError
 
 GROUPS_NAMED = ("data", "optimizer", "schedule", "init", "trainer")  # in a run's name, beside the model

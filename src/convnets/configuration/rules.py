@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convnets.configuration.content import (
-    flatten,
-)
+from convnets.configuration.content import flatten
 
 
 class ConfigurationError(ValueError):
@@ -25,7 +23,6 @@ class Rule:
 
     wording: str
     allows: Callable[[Any], bool]
-    example: str = ""
 
 
 def _is_number(value: Any) -> bool:
@@ -50,44 +47,26 @@ def optional(rule: Rule) -> Rule:
 
 
 def one_of(*choices: str) -> Rule:
-    """One of the words."""
+    """Any of these words."""
     return Rule(f"one of {', '.join(choices)}", lambda v: v in choices)
 
 
 POSITIVE = Rule("a number above 0", lambda v: _is_number(v) and v > 0)
-
-
 NOT_NEGATIVE = Rule("a number of at least 0", lambda v: _is_number(v) and v >= 0)
-
-
 PROBABILITY = Rule("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
-
-
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
-
-
 TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
-
-
 PATH = Rule("a path", TEXT.allows)
-
-
 FOLDER_NAME = Rule(
     "1 to 100 letters from A to Z, digits, dots, dashes and underscores, the first no dot (in two pairs of quotes, "
     "'\"1.5\"', what would be a number or true)",
     lambda v: re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", str(v)) is not None and (isinstance(v, str) or _is_whole(v)),
 )
-
-
 BATCH_LIMIT = Rule(
     "a whole number of batches of at least 1, or a share of them above 0.0 and up to 1.0",
     lambda v: (_is_whole(v) and v >= 1) or (isinstance(v, float) and 0 < v <= 1),
 )
-
-
 DEVICES = Rule("auto, or a whole number of at least 1", lambda v: v == "auto" or (_is_whole(v) and v >= 1))
-
-
 CHANNEL_BLOCKS = Rule(
     "a list of [convolutions, channels], each at least 1, such as [[1,16],[2,32]]",
     lambda v: (
@@ -96,20 +75,12 @@ CHANNEL_BLOCKS = Rule(
         and all(isinstance(b, list) and len(b) == 2 and all(_is_whole(n) and n >= 1 for n in b) for b in v)
     ),
 )
-
-
 BAND = Rule(
     "[lowest, highest] accuracy, both from 0 to 1",
     lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] <= v[1] <= 1,
 )
-
-
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
-
-
 COMPILE_MODES = (*CUDA_GRAPH_MODES, "max-autotune-no-cudagraphs")
-
-
 RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "run_name": optional(FOLDER_NAME),
@@ -162,15 +133,11 @@ RULES: Mapping[str, Rule] = {
     "trainer.sync_batchnorm": FLAG,
     "callbacks.dashboard.every": optional(whole(1)),
 }
-
-
 PATHS = (
     *(key for key, rule in RULES.items() if rule.wording.startswith(PATH.wording)),
     "hydra.run.dir",
     "hydra.sweep.dir",
 )
-
-
 SWITCHES = ("callbacks.", "logger.")  # their items may be switched off with false or null
 
 

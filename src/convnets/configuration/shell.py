@@ -14,14 +14,8 @@ from typing import Any
 from convnets.files import typed
 
 _PACKAGE_DIR = Path(__file__).parents[1]
-
-
 IS_INSTALLED = (_PACKAGE_DIR / "conf").is_dir()  # a wheel carries conf/ and scripts/ within the package
-
-
 HOME_DIR = _PACKAGE_DIR if IS_INSTALLED else _PACKAGE_DIR.parents[1]  # has conf/ and scripts/
-
-
 CONFIG_DIR = HOME_DIR / "conf"
 
 

@@ -1,4 +1,4 @@
-"""The classes that a configuration may call."""
+"""Which classes a configuration may call."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ def check_targets(config: Any, trusted: Sequence[str], source: str) -> None:
         ConfigurationError: a target is neither in conf/ nor trusted.
     """
     allowed = [*shipped_targets(), *trusted, None]
-    for key, value in _nodes(config):
+    for key, value in nodes(config):
         if key.rpartition(".")[2] == "_target_" and value not in allowed:
             raise ConfigurationError(
                 f"{source} calls {value!r} ({key}), which no file in {CONFIG_DIR} does, so nothing was called. If you "
@@ -29,18 +29,18 @@ def check_targets(config: Any, trusted: Sequence[str], source: str) -> None:
             raise ConfigurationError(f"{source} is not resolved: {key}={value}. A run's own configuration is.")
 
 
-def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """All that is in nested mappings and lists, they themselves included, with dotted keys."""
+def nodes(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything inside nested mappings and lists, and these themselves, each with its dotted key."""
     yield key, node
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for name, child in children:
-        yield from _nodes(child, f"{key}.{name}" if key else str(name))
+        yield from nodes(child, f"{key}.{name}" if key else str(name))
 
 
 @functools.cache
 def shipped_targets() -> frozenset[str]:
     """Every `_target_` in conf/ that a run's configuration may hold."""
     files = [yaml.safe_load(path.read_text()) for path in CONFIG_DIR.rglob("*.yaml")]
-    items = [item for file in files for item in _nodes(file or {})]
+    items = [item for file in files for item in nodes(file or {})]
     targets = [value for key, value in items if key.endswith("_target_") and not key.startswith("hydra.")]
     return frozenset(target for target in targets if target is not None)

@@ -1,15 +1,17 @@
-"""What runs' folders weigh, and the removal of checkpoints that finished runs no longer need."""
+"""How much disk space runs take, and the removal of checkpoints that finished runs no longer need."""
 
 import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnets.files import RunFolderError, is_held, locked, shown
+from convnets.files import RunFolderError, shown
+from convnets.runs.lock import is_held, locked
 from convnets.runs.run import FINISHED_FILES
-from convnets.text import size
+from convnets.text import aligned, size
 
 
 @dataclass(frozen=True)
@@ -27,32 +29,27 @@ def weigh(path: Path) -> Weight:
     total = checkpoints = weights = 0
     for parent, _, names in os.walk(path):
         for name in names:
-            try:
-                size = os.lstat(f"{parent}/{name}").st_size
-            except FileNotFoundError:  # a running job replaces its files
-                continue
-            total += size
-            checkpoints += size if Path(parent) == path / "checkpoints" else 0
-            weights += size if name == "weights.safetensors" else 0
+            with suppress(FileNotFoundError):  # a running job replaces its files
+                num_bytes = os.lstat(f"{parent}/{name}").st_size
+                total += num_bytes
+                checkpoints += num_bytes if Path(parent) == path / "checkpoints" else 0
+                weights += num_bytes if name == "weights.safetensors" else 0
     return Weight(path, total, checkpoints, weights)
 
 
 def as_table(weights: Sequence[Weight], most_rows: int = 30) -> str:
     """The heaviest folders, and the sum of all, for a terminal."""
     heaviest = sorted(weights, key=lambda weight: -weight.total)
-    rows = [(shown(each.path), each.total, each.checkpoints, each.weights) for each in heaviest[:most_rows]]
-    if len(heaviest) > most_rows:
-        rest = heaviest[most_rows:]
-        rows.append((f"{len(rest):,} more", *_sums(rest)))
-    rows.append((f"all {len(heaviest):,}", *_sums(heaviest)))
-    width = max(len(row[0]) for row in rows)
-    header = f"{'folder':{width}}  {'size':>10}  {'checkpoints':>11}  {'weights':>10}"
-    lines = [f"{name:{width}}  {size(a):>10}  {size(b):>11}  {size(c):>10}" for name, a, b, c in rows]
-    return "\n".join([header, *lines])
+    rows = [("folder", "size", "checkpoints", "weights")]
+    rows += [_row(shown(one.path), [one]) for one in heaviest[:most_rows]]
+    if rest := heaviest[most_rows:]:
+        rows.append(_row(f"{len(rest):,} more", rest))
+    return "\n".join(aligned([*rows, _row(f"all {len(heaviest):,}", heaviest)]))
 
 
-def _sums(weights: Sequence[Weight]) -> tuple[int, int, int]:
-    return sum(w.total for w in weights), sum(w.checkpoints for w in weights), sum(w.weights for w in weights)
+def _row(name: str, weights: Sequence[Weight]) -> tuple[str, str, str, str]:
+    sums = [sum(getattr(one, part) for one in weights) for part in ("total", "checkpoints", "weights")]
+    return name, size(sums[0]), size(sums[1]), size(sums[2])
 
 
 def prunable(path: Path) -> list[Path]:

@@ -1,28 +1,23 @@
 """How long runs take, from those that are finished."""
 
 import functools
-import json
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
+from convnets.configuration.content import content, is_part_of
+from convnets.runs.finding import find_folders, find_runs
+from convnets.runs.run import read_run
 
-from convnets.configuration.content import (
-    content,
-    is_part_of,
-)
-
-# Content that does not change how long a run takes, or hardly.
+# Content that hardly changes how long a run takes.
 NOT_IN_DURATION = ("seed", "data.seed", "data.split_seed", "data.holdout", "model.lr", "optimizer", "schedule", "init")
 
 
 def known_seconds(config: Mapping[str, Any]) -> float | None:
     """The median duration of the finished runs in outputs/ that take as long as this one; None where there is none."""
     wanted = _what_takes_time(config)
-    seconds = [seconds for content, seconds in _finished_runs() if content == wanted]
-    return statistics.median(seconds) if seconds else None
+    durations = [seconds for slow_part, seconds in _finished_runs() if slow_part == wanted]
+    return statistics.median(durations) if durations else None
 
 
 def _what_takes_time(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,12 +26,5 @@ def _what_takes_time(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _finished_runs() -> list[tuple[dict[str, Any], float]]:
-    found = []
-    for pattern in ("runs/*/result.json", "sweeps/*/*/result.json"):
-        for path in Path("outputs").glob(pattern):
-            try:
-                config = yaml.load((path.parent / "config.yaml").read_text(), yaml.CSafeLoader)
-                found.append((_what_takes_time(config), float(json.loads(path.read_text())["seconds"])))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-                continue  # an estimate can do without a damaged folder
-    return found
+    runs = [run for run in map(read_run, find_runs(find_folders([]))) if run.state == "done"]
+    return [(_what_takes_time(run.stored_config), seconds) for run in runs if (seconds := run.value("seconds"))]

@@ -1,12 +1,13 @@
 """A run: a folder that describes one training. Knows no torch, so that a thousand runs are listed in seconds."""
 
+import copy
 import csv
 import functools
 import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +19,8 @@ from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import NOT_RECIPE, changing_callbacks, content, differences, flatten
 from convnets.configuration.shell import script
 from convnets.configuration.targets import check_targets, shipped_targets
-from convnets.files import RunFolderError, is_held, locked, now, read_json, removal, shown, typed, write_atomically
+from convnets.files import RunFolderError, now, read_json, removal, shown, typed, write_atomically
+from convnets.runs.lock import is_held, locked
 from convnets.runs.sources import RECORD, check_code, record_code
 
 FINISHED_FILES = ("config.yaml", "result.json", "metrics.csv", "weights.safetensors")
@@ -28,44 +30,58 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a seve
 
 
 class Run:
-    """A folder that describes one training: see the README for its files. Each file is read once.
+    """A folder that describes one training: see the README for its files.
 
     Args:
         trust: names of classes that its configuration may call beside those in conf/.
+        once: read each file once, as suits a list of many runs, and not each time that it is asked for.
     """
 
     damage = ""  # why the folder cannot be read; see `read_run`
 
-    def __init__(self, path: Path, trust: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, trust: Sequence[str] = (), once: bool = False) -> None:
         self.path = path
         self.trust = trust
+        self._kept: dict[str, dict[str, Any]] | None = {} if once else None
 
     def __str__(self) -> str:
         return shown(self.path)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder; see `convnets.files.locked`."""
+        """Hold the folder; see `convnets.runs.lock.locked`."""
         return locked(self.path)
 
-    @functools.cached_property
+    def _read(self, name: str, read: Callable[[Path], dict[str, Any]] = read_json) -> dict[str, Any]:
+        if self._kept is None:
+            return read(self.path / name)
+        if name not in self._kept:
+            self._kept[name] = read(self.path / name)
+        return self._kept[name]
+
+    @property
     def status(self) -> dict[str, Any]:
         """The content of status.json, empty where there is none."""
-        return read_json(self.path / "status.json")
+        return self._read("status.json")
 
-    @functools.cached_property
+    @property
     def result(self) -> dict[str, Any]:
         """The content of result.json, empty where the run has not finished."""
-        path = self.path / "result.json"
+        return self._read("result.json", self._read_result)
+
+    def _read_result(self, path: Path) -> dict[str, Any]:
         result = read_json(path)
         if result and not (isinstance(result.get("metrics"), dict) and "validated_on" in result):
             raise RunFolderError(f"{path} is damaged. To train anew: {removal(self.path)}")
         return result
 
-    @functools.cached_property
+    @property
     def stored_config(self) -> dict[str, Any]:
         """The content of config.yaml, which may call for anything: to be read, not to be built from."""
+        return self._read("config.yaml", self._read_config)
+
+    def _read_config(self, path: Path) -> dict[str, Any]:
         try:
-            config = yaml.load((self.path / "config.yaml").read_text(), LOADER)
+            config = yaml.load(path.read_text(), LOADER)
         except FileNotFoundError:
             raise RunFolderError(f"{self} is no run's folder: it has no config.yaml.") from None
         except (yaml.YAMLError, ValueError):
@@ -109,22 +125,22 @@ class Run:
 
     def with_settings(self, settings: Mapping[str, Any], changes: Sequence[str]) -> Self:
         """The same run, known by other settings."""
-        twin = type(self)(self.path, self.trust)
-        twin.__dict__.update(self.__dict__, settings=dict(settings), changes=list(changes))
+        twin = copy.copy(self)
+        twin.settings, twin.changes = dict(settings), list(changes)
         twin.__dict__.pop("recipe", None)
         return twin
 
-    @functools.cached_property
+    @property
     def code(self) -> dict[str, Any]:
         """The content of code.json; see `convnets.runs.sources`."""
-        return read_json(self.path / RECORD)
+        return self._read(RECORD)
 
     @property
     def metrics(self) -> dict[str, float]:
         """The final metrics, such as `val/accuracy`; empty where the run has not finished."""
         return self.result.get("metrics", {})
 
-    @functools.cached_property
+    @property
     def state(self) -> str:
         """One of: done, running, killed, failed, interrupted, out_of_memory, not started, result removed, damaged."""
         if self.damage:
@@ -248,29 +264,25 @@ class Run:
     def reopen(self, config: Mapping[str, Any]) -> None:
         """Make a finished run an unfinished one, to be gone on with by this configuration."""
         (self.path / "result.json").unlink(missing_ok=True)
-        self.__dict__.pop("result", None)
         self.set_status("interrupted")
         self.save_config(config)
 
     def save_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml."""
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        for name in ("stored_config", "values", "settings", "changes", "recipe"):
-            self.__dict__.pop(name, None)
 
     def set_status(self, state: str, **values: Any) -> None:
         """Change status.json: running, done, failed, interrupted or out_of_memory."""
         self._write_status({**self.status, "state": state, **values})
 
     def _write_status(self, status: dict[str, Any]) -> None:
-        self.status = {**status, "updated": now()}
-        write_atomically(self.path / "status.json", json.dumps(self.status, indent=2) + "\n")
+        status["updated"] = now()
+        write_atomically(self.path / "status.json", json.dumps(status, indent=2) + "\n")
 
     def finish(self, result: Mapping[str, Any], keep_checkpoints: bool) -> None:
         """Write result.json, then a status that says so, then remove the checkpoints; go on where that was cut off."""
         if not self.result:
             write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
-            self.result = dict(result)
         if self.status.get("state") != "done":
             self.set_status("done", metrics=result["metrics"])  # of the weights that were chosen
         if not keep_checkpoints:
@@ -279,24 +291,20 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Read a run's folder. What cannot be read makes a damaged run, not an error: others are to be shown beside it."""
-    run = Run(path)
+    run = Run(path, once=True)
+    files: dict[str, dict[str, Any]] = {"status.json": {}, "result.json": {}, "config.yaml": {}, RECORD: {}}
     try:
         _ = run.result, run.status, run.code
         config = yaml.load((path / "config.yaml").read_text(), LOADER)
         if not isinstance(config, dict) or not config:
             raise ValueError("it holds no configuration")
-        run.stored_config = config
+        run._kept = {**(run._kept or {}), "config.yaml": config}
         _ = run.settings
     except RunFolderError as error:
-        return _damaged(path, str(error))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        run.damage, run._kept = str(error), files
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-        return _damaged(path, f"{shown(path)}/config.yaml cannot be read: {reason}")
-    return run
-
-
-def _damaged(path: Path, reason: str) -> Run:
-    run = Run(path)
-    run.damage = reason
-    run.status, run.result, run.stored_config, run.code, run.settings = {}, {}, {}, {}, {}
+        run.damage, run._kept = f"{shown(path)}/config.yaml cannot be read: {reason}", files
+    if run.damage:
+        run.settings = {}
     return run

@@ -1,6 +1,6 @@
-"""The source code that a training goes through, so that a result is never taken for that of other code.
+"""The source code of a training, by digests: a result of other code is never taken for one of this code.
 
-Read as text, never imported: it knows no torch, and finds what a configuration calls wherever that lies.
+Modules are read as text and never imported, wherever the classes that a configuration calls are.
 """
 
 import ast
@@ -10,26 +10,22 @@ import json
 import logging
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from convnets.configuration.content import changing_callbacks
+from convnets.configuration.targets import nodes
 from convnets.files import RunFolderError, read_json, removal, shown, write_atomically
 
 log = logging.getLogger(__name__)
-
 RECORD = "code.json"  # in a run's folder
-
 # What every training goes through here, beside what its configuration calls.
-ALWAYS = tuple(
-    f"convnets.{name}"
-    for name in (
-        *("callbacks.initialization", "callbacks.steps", "classifier", "networks.lazy"),
-        *("training.building", "training.schedule"),
-    )
+ALWAYS = (
+    *("convnets.callbacks.initialization", "convnets.callbacks.steps", "convnets.classifier", "convnets.networks.lazy"),
+    *("convnets.training.building", "convnets.training.schedule"),
 )
 PARTS = ("model", "data", "optimizer", "schedule", "init")
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
@@ -38,15 +34,16 @@ WELL_KNOWN = ("torch", "torchvision", "lightning", "torchmetrics", "hydra", "ome
 
 
 def training_sources(config: Mapping[str, Any]) -> dict[str, str]:
-    """Every module that decides what the configuration's training learns, with a digest of its code.
+    """Every module that decides what a training of the configuration learns, with a digest of its code.
 
-    Those that the configuration calls and what these import of their own package, and the training step's own. A
-    comment, a docstring or another layout makes no difference.
+    These are the modules that the configuration calls, what they import of their own package, and the modules of the
+    training step. Comments, docstrings and layout make no difference to a digest.
     """
     parts = [*(config.get(part) or {} for part in PARTS), *changing_callbacks(config).values()]
     found: dict[str, Path] = {}
-    for target in [name for part in parts for name in _targets(part)]:
-        if target.partition(".")[0] not in WELL_KNOWN and (defined := _defining_module(target)):
+    for key, target in nodes(parts):
+        is_target = key.endswith("._target_") and isinstance(target, str)
+        if is_target and target.partition(".")[0] not in WELL_KNOWN and (defined := _defining_module(target)):
             _follow(*defined, found)
     for name in ALWAYS:
         if path := _path_of(name):
@@ -55,24 +52,23 @@ def training_sources(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def record_code(run_dir: Path, config: Mapping[str, Any], goes_on: bool) -> None:
-    """Write code.json: the modules of a run's training with their digests, and those of an earlier part of it."""
+    """Write code.json: the modules of the training with their digests, and those of the parts before a resume."""
     record: dict[str, Any] = {"modules": training_sources(config)}
     if goes_on:
-        before = read_json(run_dir / RECORD)
-        others = [modules for modules in _parts(before) if modules != record["modules"]]
+        others = [part for part in _parts(read_json(run_dir / RECORD)) if part != record["modules"]]
         record |= {"earlier": others} if others else {}
     write_atomically(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def changed_sources(run_dir: Path, config: Mapping[str, Any]) -> list[str]:
-    """The modules whose code is not that by which the run in the folder was trained."""
+    """The modules whose code has changed since the run in the folder was trained."""
     current, recorded = training_sources(config), _parts(read_json(run_dir / RECORD))
     names = sorted({*current, *(name for part in recorded for name in part)})
     return [name for name in names if any(part.get(name) != current.get(name) for part in recorded)]
 
 
 def _parts(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The modules of each part of a training, each by other code; nothing is known of one without a record."""
+    """The modules of each part of a training, where a resume went on by other code."""
     return [*record.get("earlier", []), record.get("modules", {})]
 
 
@@ -93,14 +89,6 @@ def check_code(run_dir: Path, config: Mapping[str, Any]) -> None:
         "run_name=NAME to train.py's command (of a sweep: sweep_name=NAME); in its place: "
         f"{removal(run_dir)}. Where the difference does not matter: add ignore_code_changes=true."
     )
-
-
-def _targets(node: Any) -> Iterator[str]:
-    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
-    if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
-        yield node["_target_"]
-    for child in children:
-        yield from _targets(child)
 
 
 def _path_of(module: str) -> Path | None:

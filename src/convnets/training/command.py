@@ -11,9 +11,7 @@ from typing import Any
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    MissingConfigException,
-)
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from convnets.configuration.composition import (
@@ -27,12 +25,7 @@ from convnets.configuration.composition import (
     recompose,
     resolve,
 )
-from convnets.configuration.content import (
-    COMPUTATION,
-    NOT_RECIPE,
-    content_hash,
-    differences,
-)
+from convnets.configuration.content import COMPUTATION, NOT_RECIPE, content_hash, differences
 from convnets.configuration.errors import USERS_WISH, errors_explained, wants_traceback
 from convnets.configuration.naming import run_name, sweep_name
 from convnets.configuration.rules import ConfigurationError
@@ -101,7 +94,6 @@ def compose(overrides: Sequence[str]) -> tuple[DictConfig, str]:
     Raises:
         ConfigurationError: a key or a value is wrong.
     """
-    register_resolvers()
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         root = hydra.compose(CONFIG_NAME, [_as_hydra_takes(word) for word in overrides], return_hydra_config=True)
         config, name = prepare(root)
@@ -114,7 +106,7 @@ def main(task: Callable[[DictConfig, Path], Any]) -> Callable[[], Any]:
 
     Hydra asks for the name, `hydra.run.dir`, before it calls anything: so the check comes before that, in `prepare`.
     """
-    register_resolvers()
+    words = sys.argv[1:]
 
     @functools.wraps(task)
     def start(composed: DictConfig) -> Any:
@@ -128,8 +120,6 @@ def main(task: Callable[[DictConfig, Path], Any]) -> Callable[[], Any]:
             _refuse_processes_in_a_sweep(config, hydra_config)
             config["expected"] = expected_band(config, hydra_config)
             return task(OmegaConf.create(config), Path(hydra_config.runtime.output_dir))
-
-    words = sys.argv[1:]
 
     def run() -> Any:
         with errors_explained(words):
@@ -210,20 +200,19 @@ def _gpus_of_a_job(accelerator: str, cluster: str | None) -> int | None:
     return 1 if accelerator != "cpu" and (cluster is not None or find_gpus(os.environ)) else None
 
 
-def register_resolvers() -> None:
-    """Give conf/ the functions that it calls, such as `${run_folder:}`."""
-    resolvers: dict[str, Callable[..., Any]] = {
-        "choices": lambda group: ", ".join(choices_of(group, config_dirs(sys.argv[1:]))),
-        "finished_file": lambda *, _root_: _finished_file(_root_),
-        "gpus_of_a_job": _gpus_of_a_job,
-        "known_seconds": lambda *, _root_: known_seconds(resolve(_root_)),
-        "report_command": lambda sweep_dir: script("report", typed(Path(sweep_dir))),
-        "run_content": lambda *, _root_: _run_content(_root_),
-        "run_folder": lambda *, _root_: _run_folder(_root_),
-        "script": script,
-        "several": lambda devices: devices != 1,
-    }
-    for name, function in resolvers.items():
-        OmegaConf.register_new_resolver(name, function, replace=True)
-    # Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
-    OmegaConf.register_new_resolver("sweep_folder", sweep_name, use_cache=True, replace=True)
+# The functions that conf/ calls. They are registered where this module is imported: so do the processes of a cluster.
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "choices": lambda group: ", ".join(choices_of(group, config_dirs(sys.argv[1:]))),
+    "finished_file": lambda *, _root_: _finished_file(_root_),
+    "gpus_of_a_job": _gpus_of_a_job,
+    "known_seconds": lambda *, _root_: known_seconds(resolve(_root_)),
+    "report_command": lambda sweep_dir: script("report", typed(Path(sweep_dir))),
+    "run_content": lambda *, _root_: _run_content(_root_),
+    "run_folder": lambda *, _root_: _run_folder(_root_),
+    "script": script,
+    "several": lambda devices: devices != 1,
+}
+for name, function in RESOLVERS.items():
+    OmegaConf.register_new_resolver(name, function, replace=True)
+# Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
+OmegaConf.register_new_resolver("sweep_folder", sweep_name, use_cache=True, replace=True)
