@@ -26,7 +26,8 @@ def main() -> None:
     with errors_explained():
         from convnets.runs.finding import find_run
         from convnets.runs.run import Run
-        from convnets.training.train import extend, train
+        from convnets.training.extend import extend
+        from convnets.training.train import train
 
         run = Run(find_run(arguments.run), arguments.trust)
         train(extend(run, arguments.changes), run.path)

@@ -24,7 +24,7 @@ def main() -> None:
     with errors_explained(overrides):
         config, _ = compose(overrides)
 
-        from convnets.training.building import describe_network
+        from convnets.training.layer_summary import describe_network
 
         print(describe_network(config, arguments.depth))
 

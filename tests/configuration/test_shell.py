@@ -16,7 +16,8 @@ from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError, removal, shown, typed
 from convnets.results.trained import TrainedRun as Run
 from convnets.training import command
-from convnets.training.train import extend, train
+from convnets.training.extend import extend
+from convnets.training.train import train
 from hydra_plugins.optuna_search.optuna_search import PACKAGES
 
 ROOT = Path(__file__).parents[2]

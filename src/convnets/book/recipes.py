@@ -20,7 +20,8 @@ from convnets.runs.run import Run
 from convnets.text import count, duration
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
 from convnets.training.command import compose
-from convnets.training.train import quieten_lightning, train
+from convnets.training.console import quieten_lightning
+from convnets.training.train import train
 
 PRECISION = {"trainer.precision"}  # is compared with what was published, and said
 NUM_TRAINING_IMAGES, NUM_TEST_IMAGES = 60_000, 10_000
