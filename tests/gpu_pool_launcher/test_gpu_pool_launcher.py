@@ -20,7 +20,7 @@ from rich.console import Console
 from support.waiting import wait_until
 
 from hydra_plugins.gpu_pool_launcher._pool import POLL_SECONDS, Job, Pool
-from hydra_plugins.gpu_pool_launcher._slots import Gpu, Slots, find_gpus, threads_per_slot
+from hydra_plugins.gpu_pool_launcher._slots import Gpu, Slots, find_gpus
 from hydra_plugins.gpu_pool_launcher._table import Table, duration, short_names
 
 STUB = Path(__file__).parent / "stub.py"
@@ -427,9 +427,9 @@ def test_a_gpu_of_another_sweep_is_waited_for(places):
 
 def test_threads_are_divided_among_the_slots_of_the_processor():
     processors = len(os.sched_getaffinity(0))
-    assert threads_per_slot(Slots([], cpu_slots=1)) is None
-    assert threads_per_slot(Slots([], cpu_slots=2)) == max(processors // 2, 1)
-    assert threads_per_slot(Slots(GPUS)) is None
+    assert Slots([], cpu_slots=1).threads_per_job is None
+    assert Slots([], cpu_slots=2).threads_per_job == max(processors // 2, 1)
+    assert Slots(GPUS).threads_per_job is None
 
 
 # What is shown
