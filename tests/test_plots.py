@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from convnets import plots
+from convnets.book.figures import image_and_edges
+from convnets.results.figure import Contender, leaderboard
 
 NAMES = [f"class {number}" for number in range(10)]
 
@@ -66,7 +68,7 @@ PANELS = np.zeros((6, 28, 28), dtype=np.uint8)
 
 def contenders(*scores, error=0.0):
     return [
-        plots.Contender(
+        Contender(
             f"{RUN} {n}", score, error, 10.0 + n, [(1, 0.1, 0.5, score), (2, score, score, 1.0)], {"model": f"m{n}"}
         )
         for n, score in enumerate(scores)
@@ -80,7 +82,7 @@ TITLED = {
     "many filters": lambda title: plots.filters(np.ones((64, 5, 5)), title),
     "maps": lambda title: plots.feature_maps(LAYERS, NAMES, title),
     "predictions": lambda title: plots.predictions(PANELS, *[np.arange(6)] * 2, np.ones(6), NAMES, title),
-    "leaderboard": lambda title: plots.leaderboard([(title, contenders(0.7, 0.8))], "val/accuracy"),
+    "leaderboard": lambda title: leaderboard([(title, contenders(0.7, 0.8))], "val/accuracy"),
 }
 
 
@@ -104,7 +106,7 @@ def test_titles_are_whole_and_free_of_the_rest(name, title):
         plots.confusion_matrix(np.eye(10, dtype=int), NAMES, f"{RUN}, test split"),
         plots.confusion_matrix(np.eye(3, dtype=int), ["a very long name of a class", "b", "c"], "title"),
         plots.filters(np.ones((6, 5, 5)), "title"),
-        plots.image_and_edges(np.ones((6, 8)), np.ones((6, 7))),
+        image_and_edges(np.ones((6, 8)), np.ones((6, 7))),
     ],
     ids=["confusion", "three classes", "filters", "edges"],
 )
@@ -120,7 +122,7 @@ def test_panels_and_their_colour_bars_are_equally_high(figure):
 @pytest.mark.parametrize("error", [0.0, 0.01, 0.6])
 @pytest.mark.parametrize("scores", [(0.98, 0.9, 0.3), (1.0, 1.0), (0.0, 0.02), (0.73, 0.735)])
 def test_accuracies_and_their_intervals_end_at_0_and_1(scores, error):
-    figure = plots.leaderboard([("title", contenders(*scores, error=error))], "val/accuracy")
+    figure = leaderboard([("title", contenders(*scores, error=error))], "val/accuracy")
     for axes in figure.subfigs[0].axes:
         bottom, top = axes.get_ylim()
         hair = 0.021 * (top - bottom)
@@ -135,7 +137,7 @@ def test_accuracies_and_their_intervals_end_at_0_and_1(scores, error):
 
 
 def test_losses_may_be_above_1_and_are_not_below_0():
-    figure = plots.leaderboard([("title", contenders(2.3, 0.4, error=1.0))], "val/loss")
+    figure = leaderboard([("title", contenders(2.3, 0.4, error=1.0))], "val/loss")
     bottom, top = figure.subfigs[0].axes[0].get_ylim()
     assert top >= 3.3
     assert -0.021 * (top - bottom) <= bottom

@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from support.repository import CONF, ROOT
 
-from convnets import plots
 from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import content
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError, is_held, locked
+from convnets.results.figure import NUM_COLORED
 from convnets.results.leaderboard import build_leaderboard
 from convnets.results.report import as_markdown, draw, groups_as_csv, runs_as_csv, verdict
 from convnets.results.trained import TrainedRun as Run
@@ -368,7 +368,7 @@ def test_the_figure_stays_bounded_and_has_a_panel_for_each_swept_key(make_run, t
         "by init (line: mean)",
         "by model.lr",
     ]
-    assert len(part.axes[1].lines) == plots.NUM_COLORED == len(part.legends[0].legend_handles)
+    assert len(part.axes[1].lines) == NUM_COLORED == len(part.legends[0].legend_handles)
 
 
 def test_each_table_names_its_rows_by_what_differs_in_it(make_run, tmp_path):

@@ -100,7 +100,7 @@ class Benchmark:
 
     def grow(self, num_repetitions: int) -> None:
         """Measure how pace and memory change with batch size, image size, ranks and workers, on LeNet; draw it."""
-        from convnets import plots  # imports matplotlib
+        from convnets.benchmark.figure import growth  # imports matplotlib
 
         sized = Task("ours", "lenet", num_warm_up=10, num_steps=100, num_val_batches=2)
         curves = {
@@ -124,7 +124,7 @@ class Benchmark:
             self._measure_all(f"{GROWTH}{name}", {str(place): task for place, task in tasks}, num_repetitions)
         picture = io.BytesIO()
         drawn = {group.removeprefix(GROWTH): self._quantities(group) for group in self._growth()}
-        plots.growth(drawn).savefig(picture, format="png", dpi=120)
+        growth(drawn).savefig(picture, format="png", dpi=120)
         write_atomically(self.folder / "growth.png", picture.getvalue())
 
     def _measure_all(self, group: str, tasks: Mapping[str, Task], num_repetitions: int) -> None:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from convnets import plots
@@ -31,10 +33,10 @@ def draw_all(recipes: Sequence[str], runs_dir: Path, figures_dir: Path) -> list[
         said.append(f"drawn: {figures_dir / name}.png and .svg")
 
     edges = corr2d(edge_image(), EDGE_KERNEL)
-    save("edges", plots.image_and_edges(edge_image().numpy(), edges.numpy()))
+    save("edges", image_and_edges(edge_image().numpy(), edges.numpy()))
     kernel, losses = learn_kernel(edge_image(), edges)
     learned = ", ".join(f"{weight:.4f}" for weight in kernel.flatten().tolist())
-    save("learned-kernel", plots.learning_curve(losses, f"Learning the edge kernel: [{learned}] after 10 steps"))
+    save("learned-kernel", learning_curve(losses, f"Learning the edge kernel: [{learned}] after 10 steps"))
 
     for recipe in recipes:
         run = next(finished_runs(recipe, runs_dir), None)
@@ -78,3 +80,27 @@ def _lenet_pictures(run: Run, title: str) -> list[tuple[str, Figure]]:
         heading = f"A {name} ({sample.class_names[label]}) through {title}: taken for {prediction}"
         pictures.append((f"lenet-feature-maps-{name}", plots.feature_maps(layers, sample.class_names, heading)))
     return pictures
+
+
+def image_and_edges(image: NDArray[np.floating], edges: NDArray[np.floating]) -> Figure:
+    """Draw an image (H, W) and its feature map (H', W') side by side, negative purple and positive orange."""
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[image.shape[1], edges.shape[1]])  # so that heights are the same
+    left.imshow(image, cmap="gray", vmin=0, vmax=1)
+    left.set_title("image (1: white)")
+    drawn = right.imshow(edges, cmap="PuOr_r", vmin=-1, vmax=1)
+    right.set_title("edges: kernel [1, -1]")
+    plots.colorbar(figure, right, drawn, ticks=[-1, 0, 1])
+    for axes in (left, right):
+        axes.set(xlabel="column", ylabel="row")
+    return figure
+
+
+def learning_curve(losses: Sequence[float], title: str) -> Figure:
+    """Draw a loss by the step, on a logarithmic scale."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(range(1, len(losses) + 1), losses, color=plots.BLUE, marker="o", markersize=4)
+    axes.set(title=plots.wrapped(title, 5), xlabel="step", ylabel="sum of squared errors", yscale="log")
+    axes.grid(alpha=0.3)
+    return figure

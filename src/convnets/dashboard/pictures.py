@@ -1,7 +1,9 @@
 """The pictures of one epoch, from arrays to TensorBoard."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -79,7 +81,7 @@ def figures(shot: Shot) -> dict[str, Figure]:
     ):
         if shares:
             layers = [layer.replace("_", " ") for layer in shares]
-            found[name] = plots.shares(layers, [*shares.values()], xlabel, f"{title} {after}")
+            found[name] = _bars(layers, [*shares.values()], xlabel, f"{title} {after}")
     return found
 
 
@@ -92,3 +94,19 @@ def softmax(scores: Array) -> Array:
     """Probabilities (N, num_classes)."""
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _bars(names: Sequence[str], values: Sequence[float], xlabel: str, title: str) -> Figure:
+    """Draw a share from 0 to 1 for each name, as bars from the first name at the top."""
+    figure = Figure(figsize=(6, 0.3 * len(names) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(names))
+    axes.barh(places, values, color=plots.BLUE)
+    for place, value in zip(places, values, strict=True):
+        axes.text(value + 0.01, place, f"{value:.0%}", va="center", fontsize=9)
+    axes.set_yticks(places, names)
+    axes.set(title=title, xlabel=xlabel, xlim=(0, 1.12), ylim=(len(names) - 0.4, -0.6))
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from convnets import plots
 from convnets.files import shown, write_atomically
+from convnets.results import figure
 from convnets.results.leaderboard import Board, Comparison, Group, Leaderboard, as_text, label, lower_is_better
 from convnets.runs.run import Run
 from convnets.text import count
@@ -225,7 +225,7 @@ def _as_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def draw(leaderboard: Leaderboard) -> Any:
-    """The figure of `plots.leaderboard`, of the boards with the most groups."""
+    """The figure of `figure.leaderboard`, of the boards with the most groups."""
     metric = leaderboard.metric
     largest = sorted(leaderboard.boards, key=lambda board: -len(board.groups))[:NUM_BOARDS_DRAWN]
     sections = [
@@ -236,15 +236,15 @@ def draw(leaderboard: Leaderboard) -> Any:
         for board in leaderboard.boards
         if board in largest
     ]
-    return plots.leaderboard(sections, metric)
+    return figure.leaderboard(sections, metric)
 
 
-def _contender(rank: int, group: Group, metric: str) -> plots.Contender:
+def _contender(rank: int, group: Group, metric: str) -> figure.Contender:
     estimate = group.estimates[metric]
     seconds = group.estimates["seconds"].mean if "seconds" in group.estimates else None
-    curve = _mean_curve(group.runs, metric) if rank < plots.NUM_COLORED else []
+    curve = _mean_curve(group.runs, metric) if rank < figure.NUM_COLORED else []
     choices = {key: value if type(value) in (int, float) else as_text(value) for key, value in group.choices.items()}
-    return plots.Contender(group.label, estimate.mean, estimate.half_width or 0.0, seconds, curve, choices)
+    return figure.Contender(group.label, estimate.mean, estimate.half_width or 0.0, seconds, curve, choices)
 
 
 def _mean_curve(runs: Sequence[Run], metric: str) -> list[tuple[float, float, float, float]]:
