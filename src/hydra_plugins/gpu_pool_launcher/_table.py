@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import rich.table
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
@@ -134,12 +134,10 @@ class Table:
         bar = rich.table.Table.grid()  # a bar alone does not end its line
         bar.add_row(ProgressBar(total=len(self.jobs), completed=sum(job.share() for job in self.jobs), width=60))
         headline, *shared = self._above(self.seconds_left())
-        return Group(
-            *(headline, bar, *shared),
-            *([table] if table.row_count else []),
-            *(Text(text, style="red", overflow="fold") for text in below),
-            *([Text(self._notice, style="yellow")] if self._notice else []),
-        )
+        parts: list[RenderableType] = [headline, bar, *shared, *([table] if table.row_count else [])]
+        parts += [Text(text, style="red", overflow="fold") for text in below]
+        parts += [Text(self._notice, style="yellow")] if self._notice else []
+        return Group(*parts)
 
     def _results(self, returned: Mapping[int, Any]) -> Group:
         """What became of the jobs that were begun, the highest value marked."""

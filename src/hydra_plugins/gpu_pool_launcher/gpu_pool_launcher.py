@@ -154,7 +154,7 @@ class GpuPoolLauncher(Launcher):
         with open_dict(config):
             hydra_config = config.pop("hydra")
         job_return = JobReturn(overrides, config, hydra_config, str(Path.cwd()), name)
-        return _PlannedJob(job, job_return, return_path, estimated_seconds, identity or config)
+        return _PlannedJob(job, overrides, job_return, return_path, estimated_seconds, identity or config)
 
     def _command(self, overrides: Sequence[str], folder: Path, return_path: Path) -> list[str]:
         """This program's own command, with the overrides of one job."""
@@ -201,6 +201,7 @@ class _PlannedJob:
     """A job, and what Hydra's sweepers are to know of it."""
 
     job: Any
+    overrides: list[str]
     job_return: JobReturn
     return_path: Path
     estimated_seconds: float | None
@@ -228,8 +229,8 @@ def _without_twins(planned: Sequence[_PlannedJob]) -> list[_PlannedJob]:
         twin = by_folder.setdefault(one.job.folder, one)
         if twin.identity != one.identity:
             raise LaunchError(
-                f"Two jobs would share the folder {one.job.folder}: {' '.join(twin.job_return.overrides)}, and "
-                f"{' '.join(one.job_return.overrides)}. Choose a hydra.sweep.subdir that tells them apart."
+                f"Two jobs would share the folder {one.job.folder}: {' '.join(twin.overrides)}, and "
+                f"{' '.join(one.overrides)}. Choose a hydra.sweep.subdir that tells them apart."
             )
         one.job = twin.job
     return list(by_folder.values())
