@@ -1,6 +1,5 @@
 """Measure how fast this machine trains the book's networks with this project, and with what else one would run."""
 
-import argparse
 from datetime import datetime
 from pathlib import Path
 
@@ -24,7 +23,7 @@ command.add_argument(
 )
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(arguments):
     """Measure, and print the report."""
     folder = Path("outputs/benchmarks") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     benchmark = Benchmark(folder, lambda line: print(line, flush=True))

@@ -1,7 +1,5 @@
 """Compare two trained runs: configuration, metrics, and a paired test on the same test images."""
 
-import argparse
-
 try:
     from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
@@ -13,7 +11,7 @@ command.add_run("b", help="another")
 command.add_trust()
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(arguments):
     """Compare the two runs, and print the comparison."""
     from convnets.results.evaluation import compare, comparison_as_table
     from convnets.results.trained import load_run

@@ -1,6 +1,5 @@
 """Open TensorBoard on runs and sweeps: python scripts/dashboard.py [RUN|SWEEP...]; by default on all of outputs/."""
 
-import argparse
 from pathlib import Path
 
 try:
@@ -13,7 +12,7 @@ command.add_argument("folders", nargs="*", metavar="RUN|SWEEP", help="folders, t
 command.add_argument("--port", type=int, help="(the first that is free from 6006 on)")
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments):
     """Find the folders, and serve them until TensorBoard ends, whose exit code is returned."""
     from convnets.configuration.shell import script
     from convnets.files import RunFolderError

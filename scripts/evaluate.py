@@ -1,7 +1,5 @@
 """Evaluate a trained run on a split: accuracy, loss, precision and recall, confusion matrix, calibration."""
 
-import argparse
-
 try:
     from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
@@ -13,7 +11,7 @@ command.add_argument("--split", choices=("test", "val", "train"), default="test"
 command.add_trust()
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(arguments):
     """Evaluate, print the figures, and say where the files are."""
     from convnets.results.evaluation import as_table, evaluate
     from convnets.results.trained import load_run

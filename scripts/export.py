@@ -1,7 +1,5 @@
 """Export a trained run as a program that takes batches of images as bytes, its preprocessing included."""
 
-import argparse
-
 try:
     from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
@@ -13,7 +11,7 @@ command.add_argument("--to", choices=("onnx", "torch"), required=True, help="mod
 command.add_trust()
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(arguments):
     """Export, check, and say where the program is."""
     from convnets.results.export import export
     from convnets.results.trained import load_run

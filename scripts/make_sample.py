@@ -1,6 +1,5 @@
 """Cut the packaged sample out of Fashion-MNIST: the first 100 training and 20 test images of each class."""
 
-import argparse
 import gzip
 from pathlib import Path
 
@@ -20,7 +19,7 @@ command.add_argument(
 )
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(arguments):
     """Read the four files, and write the packaged ones."""
     import torch
 

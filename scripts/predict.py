@@ -30,7 +30,7 @@ command.add_argument("--json", action="store_true", help="print JSON instead of 
 command.add_trust()
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments):
     """Predict, and print the predictions; the exit code is 1 if a file is no picture."""
     from convnets.results.prediction import Refusal, as_records, as_table, find_pictures, predict
     from convnets.results.trained import load_run

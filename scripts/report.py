@@ -1,6 +1,5 @@
 """Rank runs: mean, spread and cost of each recipe over its seeds, and which differences are beyond the spread."""
 
-import argparse
 import signal
 from pathlib import Path
 
@@ -33,7 +32,7 @@ command.add_argument(
 command.add_argument("--yes", action="store_true", help="with --prune: do not ask")
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments):
     """Find the runs; rank, weigh or prune them."""
     from convnets.configuration.shell import script
     from convnets.files import RunFolderError, shown

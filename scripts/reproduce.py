@@ -1,6 +1,5 @@
 """Reproduce the book: its printed values, its training results, its pictures."""
 
-import argparse
 from pathlib import Path
 
 try:
@@ -23,7 +22,7 @@ command.add_overrides(
 )
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments):
     """Tell the parts of the command line apart, and do each."""
     overrides = [word for word in arguments.overrides if "=" in word]
     words = [word for word in arguments.overrides if "=" not in word]

@@ -1,7 +1,5 @@
 """Go on with an unfinished run from its folder alone: python scripts/resume.py RUN."""
 
-import argparse
-
 try:
     from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
@@ -20,7 +18,7 @@ command.add_argument(
 command.add_trust()
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(arguments):
     """Load the folder's configuration, and train on."""
     from convnets.runs.finding import find_run
     from convnets.runs.run import Run

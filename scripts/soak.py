@@ -1,7 +1,5 @@
 """Kill a LeNet training on the real images again and again; its result must be that of the training left alone."""
 
-import argparse
-
 try:
     from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
@@ -13,7 +11,7 @@ command.add_argument("--seed", type=int, default=0, help="of the instants (0)")
 command.add_overrides("of the configuration, such as model=vgg data.resize=32")
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments):
     """Train and kill, and print the tally; the exit code is 1 if anything differs."""
     from convnets.benchmark.soak import soak
 

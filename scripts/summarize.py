@@ -1,7 +1,5 @@
 """Print what each layer of a network gives out and costs: python scripts/summarize.py model=vgg11 data.resize=224."""
 
-import argparse
-
 try:
     from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
@@ -12,7 +10,7 @@ command.add_count("--depth", "2 opens blocks, 3 what is in them (1)", default=1)
 command.add_overrides("as for train.py: model=..., data.resize=..., data.batch_size=...")
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(arguments):
     """Compose the configuration, build the network on no device, and print its layers."""
     from convnets.training.command import compose
 
