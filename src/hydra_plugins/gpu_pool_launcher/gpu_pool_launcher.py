@@ -1,6 +1,6 @@
 """`hydra/launcher=gpu_pool`: uses every GPU of the machine, a job on each, the next as soon as one is free.
 
-Hydra imports this module whenever a program starts, so what runs a sweep is imported only when one begins.
+Hydra imports this module whenever a program starts, so the table, which needs rich, is imported only for a sweep.
 """
 
 import json
@@ -23,6 +23,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 import __main__
+from hydra_plugins.gpu_pool_launcher._pool import Job, Pool
+from hydra_plugins.gpu_pool_launcher._slots import Slots, find_gpus
 
 
 @dataclass
@@ -76,8 +78,6 @@ class GpuPoolLauncher(Launcher):
             LaunchError: two jobs share a folder, one needs more GPUs than there are, or there is no place for any.
             SystemExit: a signal came; the jobs were stopped. After a dry run, with code 0.
         """
-        from hydra_plugins.gpu_pool_launcher._pool import Pool
-        from hydra_plugins.gpu_pool_launcher._slots import Slots, find_gpus
         from hydra_plugins.gpu_pool_launcher._table import Table
 
         setup_globals()
@@ -119,8 +119,6 @@ class GpuPoolLauncher(Launcher):
 
     def _plan(self, overrides: list[str], number: int, sweep_dir: Path, num_gpus: int) -> "_PlannedJob":
         """Compose a job's configuration, and find out what the job needs and whether it is done already."""
-        from hydra_plugins.gpu_pool_launcher._pool import Job
-
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
@@ -200,7 +198,7 @@ class WriteReturnValue(Callback):
 class _PlannedJob:
     """A job, and what Hydra's sweepers are to know of it."""
 
-    job: Any
+    job: Job
     overrides: list[str]
     job_return: JobReturn
     return_path: Path
