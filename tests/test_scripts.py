@@ -119,9 +119,10 @@ def test_a_reader_that_has_had_enough_is_no_error():
     assert finished.stderr == ""
 
 
-def test_outside_the_environment_one_line_says_how_to_enter_it(tmp_path):
-    command = [sys.executable, "-S", "-c", "import runpy; runpy.run_path('scripts/train.py', run_name='__main__')"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={})
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_outside_the_environment_one_line_says_how_to_enter_it(script):
+    program = f"import runpy; runpy.run_path('scripts/{script}', run_name='__main__')"
+    finished = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, env={})
     assert finished.returncode == 1
     assert finished.stderr.count("\n") == 1
     assert ". .venv/bin/activate" in finished.stderr

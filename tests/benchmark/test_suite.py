@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from convnets.benchmark import suite
+from convnets.benchmark import measuring, suite
 from convnets.benchmark.measuring import Marks, Task, interleaved, measure, peak_mib, reset_peak
 from convnets.benchmark.suite import Benchmark, Measurement, spread
 
@@ -137,7 +137,11 @@ def test_a_busy_machine_is_told_of(benchmark):
     assert "in 2 of 3 measurements others took more than 5% of its processors, at most 50% (vgg, ours)" in line
 
 
-def test_what_others_work_meanwhile_is_noticed():
+def test_the_work_of_other_programs_is_noticed(monkeypatch, tmp_path):
+    (tmp_path / "rests.py").write_text(
+        "import pathlib, sys, time; time.sleep(2); pathlib.Path(sys.argv[3]).write_text('{}')"
+    )
+    monkeypatch.setattr(measuring, "PROGRAM", tmp_path / "rests.py")
     program = "import time; end = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
     other = subprocess.Popen([sys.executable, "-c", program])
     try:

@@ -39,14 +39,9 @@ class Listing:
 
     @property
     def ours(self) -> Any:
-        """What comes out here, in the form of the book's value."""
+        """The value that is computed here, in the form of the book's."""
         value = self.compute()
         return value.tolist() if isinstance(value, Tensor) else value
-
-    @property
-    def same(self) -> bool:
-        """Whether it is the book's value."""
-        return bool(self.ours == self.book)
 
 
 LISTINGS: list[Listing] = []
@@ -70,14 +65,15 @@ def as_table(listings: Sequence[Listing], width: int) -> tuple[str, bool]:
     Where `width` columns are too few for both values beside each other, they stand below their listing: one that is
     the same once.
     """
-    rows = [
-        (listing.section, listing.name, _text(listing.book), _text(listing.ours), "same" if listing.same else DIFFERENT)
-        for listing in listings
-    ]
+    rows = []
+    for listing in listings:
+        ours = listing.ours
+        verdict = "same" if ours == listing.book else DIFFERENT
+        rows.append((listing.section, listing.name, _text(listing.book), _text(ours), verdict))
     text = _beside_each_other(rows) if width >= TABLE_WIDTH else _below_each_other(rows, width)
     num_different = sum(verdict == DIFFERENT for *_, verdict in rows)
-    verdict = f"{num_different} {DIFFERENT}" if num_different else "all the same"
-    return f"{text}{len(listings)} values: {verdict}", not num_different
+    summary = f"{num_different} {DIFFERENT}" if num_different else "all the same"
+    return f"{text}{len(listings)} values: {summary}", not num_different
 
 
 def _beside_each_other(rows: Sequence[Sequence[str]]) -> str:
