@@ -111,20 +111,20 @@ class Table:
         running, queued, failed = (
             [job for job in self.jobs if job.state == state] for state in ("running", "queued", "failed")
         )
-        of_width = [self._heading()] * (self.metric is not None) + ["runs for"] * (columns >= NARROW)
-        headings = ["job", "on", "epoch", *of_width, "left"]
-        table = _empty_table(headings)
+        optional = ["metric"] * (self.metric is not None) + ["runs for"] * (columns >= NARROW)
+        shown = ["job", "on", "epoch", *optional, "left"]
+        table = _empty_table(self._heading() if name == "metric" else name for name in shown)
         for job in running:
             progress, seconds_left = job.progress(), job.seconds_left()
             cells = {
-                self._heading(): self._metric_of(job),
                 "job": self.short[job.name],
                 "on": ",".join(job.places),
                 "epoch": "{epoch}/{num_epochs}".format(**progress) if {"epoch", "num_epochs"} <= {*progress} else "",
+                "metric": self._metric_of(job),
                 "runs for": duration(job.runs_for),
                 "left": "" if seconds_left is None else duration(seconds_left),
             }
-            table.add_row(*(cells[heading] for heading in headings))
+            table.add_row(*(cells[name] for name in shown))
         for job in queued[:NUM_QUEUED_SHOWN]:
             table.add_row(Text(self.short[job.name], style="dim"))
         if (more := len(queued) - NUM_QUEUED_SHOWN) > 0:
