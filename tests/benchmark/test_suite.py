@@ -114,11 +114,11 @@ def test_ratios_are_taken_within_a_repetition(benchmark):
     assert len(raw["measurements"]) == len(benchmark.measurements) == 4 * 3
 
 
-def test_steps_that_fill_no_executions_are_said_and_left_out(benchmark):
-    said = []
-    benchmark.say = said.append
+def test_a_contender_with_too_few_measured_steps_is_named_and_left_out(benchmark):
+    lines = []
+    benchmark.say = lines.append
     benchmark.compare(["vgg"], ["ours, 39 steps at once"], 1, quick=False)
-    assert said == ["vgg: ours, 39 steps at once is left out: too few steps are measured for it."]
+    assert lines == ["vgg: ours, 39 steps at once is left out: too few steps are measured for it."]
     sized = benchmark._sized(suite.CONTENDERS["ours, 39 steps at once"], "lenet", quick=False)
     assert (sized.num_warm_up, sized.num_steps, Marks(sized, 0).num_measured) == (39, 507, 468)
 
@@ -130,7 +130,7 @@ def test_a_recipe_that_was_not_run_is_estimated_and_marked(benchmark):
     assert cells([*benchmark.report()], "ours")[8] == "≈ 1,105 s"  # 5 + 10 * (60,000 / 600 + 10,000 / 1,000)
 
 
-def test_a_busy_machine_is_told_of(benchmark):
+def test_the_report_says_that_the_machine_was_busy(benchmark):
     for share in (0.04, 0.06, 0.5):
         benchmark.measurements.append(Measurement("vgg", "ours", 0, SAMPLE, {"error": "", "others_share": share}))
     (line,) = (line for line in benchmark.report() if "busy" in line)

@@ -122,23 +122,23 @@ def test_finished_runs_are_those_of_the_recipe(book_run, tmp_path):
 
 
 def test_figures_are_drawn_from_what_is_there_and_the_rest_is_named(book_run, tmp_path):
-    said = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
+    lines = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "edges.png", "edges.svg", "learned-kernel.png", "learned-kernel.svg",
     }  # fmt: skip
-    missing = [line for line in said if line.startswith("missing")]
+    missing = [line for line in lines if line.startswith("missing")]
     assert len(missing) == 3
     assert "missing: curves, filters and feature maps of lenet" in missing[0]
     assert "python scripts/reproduce.py lenet --seeds 1" in missing[0]
 
     book_run()
-    said = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
+    lines = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert drawn == {
         "edges", "learned-kernel", "lenet-curves", "lenet-filters", "lenet-feature-maps-sweater",
         "lenet-feature-maps-coat",
     }  # fmt: skip
-    assert len([line for line in said if line.startswith("missing")]) == 2
+    assert len([line for line in lines if line.startswith("missing")]) == 2
 
 
 def test_filters_are_the_runs_own(book_run):

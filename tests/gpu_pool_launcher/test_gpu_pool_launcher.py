@@ -244,7 +244,7 @@ def test_two_sweeps_of_the_same_jobs_run_none_at_the_same_time(machine, tmp_path
         assert (tmp_path / "swept" / "logs" / f"{name}.log").read_text().count(f": {name}") == 2
 
 
-def test_only_what_the_failed_attempt_said_is_shown(machine, tmp_path):
+def test_only_the_output_of_the_failed_attempt_is_shown(machine, tmp_path):
     finished(machine(0), tmp_path, "end=exit")
     code, out, _ = finished(machine(0), tmp_path, "end=kill")
     assert code == 1
