@@ -1,5 +1,6 @@
 """From files and overrides to a resolved configuration. Knows Hydra, not torch."""
 
+import argparse
 import functools
 import re
 from collections.abc import Mapping, Sequence
