@@ -1,46 +1,39 @@
 """Measure how fast this machine trains the book's networks with this project, and with what else one would run."""
 
-import argparse
-import sys
 from datetime import datetime
 from pathlib import Path
 
 try:
     from convnets.benchmark.suite import CONTENDERS, MODELS, Benchmark
-    from convnets.configuration.errors import errors_explained
+    from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
-parser = argparse.ArgumentParser(
-    description=__doc__,
+command = Command(
+    __doc__,
     epilog=f"Contenders: {', '.join(map(repr, CONTENDERS))}. The report lies in outputs/benchmarks/ as benchmark.md "
     "and benchmark.json. Run nothing else meanwhile.",
 )
-parser.add_argument("--quick", action="store_true", help="the main contenders, once, on few steps: two minutes")
-parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(all)")
-parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, metavar="CONTENDER", help="of those below (all)")
-parser.add_argument("--repetitions", type=int, default=3, help="of each measurement (3)")
-parser.add_argument(
+command.add_argument("--quick", action="store_true", help="the main contenders, once, on few steps: two minutes")
+command.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(all)")
+command.add_argument("--contenders", nargs="+", choices=CONTENDERS, metavar="CONTENDER", help="of those below (all)")
+command.add_count("--repetitions", "of each measurement (3)", default=3)
+command.add_argument(
     "--growth", action="store_true", help="instead: how pace and memory change with batch and image size"
 )
 
 
-def main() -> int:
+def main(arguments):
     """Measure, and print the report."""
-    arguments = parser.parse_args()
-    if arguments.repetitions < 1:
-        parser.error(f"--repetitions must be at least 1, got {arguments.repetitions}")
-    with errors_explained():
-        folder = Path("outputs/benchmarks") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        benchmark = Benchmark(folder, lambda line: print(line, flush=True))
-        repetitions = 1 if arguments.quick else arguments.repetitions
-        if arguments.growth:
-            benchmark.grow(repetitions)
-        else:
-            benchmark.compare(arguments.models, arguments.contenders, repetitions, arguments.quick)
-        print("", *benchmark.report(), "", f"written to {folder}", sep="\n")
-    return 0
+    folder = Path("outputs/benchmarks") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    benchmark = Benchmark(folder, lambda line: print(line, flush=True))
+    repetitions = 1 if arguments.quick else arguments.repetitions
+    if arguments.growth:
+        benchmark.grow(repetitions)
+    else:
+        benchmark.compare(arguments.models, arguments.contenders, repetitions, arguments.quick)
+    print("", *benchmark.report(), "", f"written to {folder}", sep="\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

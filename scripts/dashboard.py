@@ -1,34 +1,30 @@
 """Open TensorBoard on runs and sweeps: python scripts/dashboard.py [RUN|SWEEP...]; by default on all of outputs/."""
 
-import argparse
-import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration.errors import errors_explained
+    from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("folders", nargs="*", metavar="RUN|SWEEP", help="folders, their names in outputs/, or latest")
-parser.add_argument("--port", type=int, help="(the first that is free from 6006 on)")
+command = Command(__doc__)
+command.add_argument("folders", nargs="*", metavar="RUN|SWEEP", help="folders, their names in outputs/, or latest")
+command.add_argument("--port", type=int, help="(the first that is free from 6006 on)")
 
 
-def main() -> int:
-    """Find the folders, and serve them."""
-    arguments = parser.parse_args()
-    with errors_explained():
-        from convnets.configuration.shell import script
-        from convnets.files import RunFolderError
-        from convnets.results.tensorboard_server import serve
-        from convnets.runs.finding import find_folders, find_runs
+def main(arguments):
+    """Find the folders, and serve them until TensorBoard ends, whose exit code is returned."""
+    from convnets.configuration.shell import script
+    from convnets.files import RunFolderError
+    from convnets.results.tensorboard_server import serve
+    from convnets.runs.finding import find_folders, find_runs
 
-        folders = find_folders(arguments.folders) if arguments.folders else [Path("outputs")]
-        num_runs = len(find_runs(folders))
-        if not num_runs:
-            raise RunFolderError(f"There is no run in {folders[0]} yet: {script('train')} makes one.")
-        return serve(folders, num_runs, arguments.port)
+    folders = find_folders(arguments.folders) if arguments.folders else [Path("outputs")]
+    num_runs = len(find_runs(folders))
+    if not num_runs:
+        raise RunFolderError(f"There is no run in {folders[0]} yet: {script('train')} makes one.")
+    return serve(folders, num_runs, arguments.port)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -1,78 +1,76 @@
 """Rank runs: mean, spread and cost of each recipe over its seeds, and which differences are beyond the spread."""
 
-import argparse
 import signal
-import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration.errors import errors_explained
+    from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
 MOST_ROWS = 30  # of a table in the terminal
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument(
+command = Command(__doc__)
+command.add_argument(
     "folders",
     nargs="*",
     metavar="FOLDER",
     help="runs, sweeps or folders above, or their names in outputs/ (outputs/sweeps and outputs/runs)",
 )
-parser.add_argument("--metric", default="val/accuracy", help="what to rank by, such as test/accuracy or val/loss")
-parser.add_argument("--by", default="", metavar="KEY[,KEY]", help="group by these only, such as model,init,model.lr")
-parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (the one sweep given, or outputs/report)")
-parser.add_argument(
+command.add_argument("--metric", default="val/accuracy", help="what to rank by, such as test/accuracy or val/loss")
+command.add_argument("--by", default="", metavar="KEY[,KEY]", help="group by these only, such as model,init,model.lr")
+command.add_argument(
+    "--to", type=Path, metavar="FOLDER", help="where to write (the one sweep given, or outputs/report)"
+)
+command.add_argument(
     "--html", action="store_true", help="write report.html too: one page, with confusion matrices and mistakes"
 )
-parser.add_argument("--disk", action="store_true", help="show what the folders weigh instead")
-parser.add_argument(
+command.add_argument("--disk", action="store_true", help="show what the folders weigh instead")
+command.add_argument(
     "--prune", action="store_true", help="remove the checkpoints of finished runs, after asking, instead"
 )
-parser.add_argument("--yes", action="store_true", help="with --prune: do not ask")
+command.add_argument("--yes", action="store_true", help="with --prune: do not ask")
 
 
-def main() -> int:
+def main(arguments):
     """Find the runs; rank, weigh or prune them."""
-    arguments = parser.parse_args()
+    from convnets.configuration.shell import script
+    from convnets.files import RunFolderError, shown
+    from convnets.runs.finding import find_folders, find_runs
+
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly, its files written
-    with errors_explained():
-        from convnets.configuration.shell import script
-        from convnets.files import RunFolderError, shown
-        from convnets.runs.finding import find_folders, find_runs
+    folders = find_folders(arguments.folders)
+    paths = find_runs(folders)
+    if not paths:
+        where = ", ".join(map(shown, folders)) or "outputs/"
+        raise RunFolderError(f"There is no run in {where} yet: {script('train')} makes one.")
+    if arguments.prune:
+        from convnets.runs.disk import prune_after_asking
 
-        folders = find_folders(arguments.folders)
-        paths = find_runs(folders)
-        if not paths:
-            where = ", ".join(map(shown, folders)) or "outputs/"
-            raise RunFolderError(f"There is no run in {where} yet: {script('train')} makes one.")
-        if arguments.prune:
-            from convnets.runs.disk import prune_after_asking
+        return prune_after_asking(paths, arguments.yes)
+    if arguments.disk:
+        from convnets.runs.disk import as_table, weigh
 
-            return prune_after_asking(paths, arguments.yes)
-        if arguments.disk:
-            from convnets.runs.disk import as_table, weigh
+        print(as_table([weigh(path) for path in paths]))
+        return 0
+    from convnets.results.leaderboard import build_leaderboard
+    from convnets.results.report import FILES, as_markdown, write_report
+    from convnets.runs.run import read_run
 
-            print(as_table([weigh(path) for path in paths]))
-            return 0
-        from convnets.results.leaderboard import build_leaderboard
-        from convnets.results.report import FILES, as_markdown, write_report
-        from convnets.runs.run import read_run
+    by = [key.strip() for key in arguments.by.split(",") if key.strip()]
+    leaderboard = build_leaderboard([read_run(path) for path in paths], arguments.metric, by)
+    title = f"Leaderboard of {', '.join(map(shown, folders))}"
+    one_sweep = len(arguments.folders) == 1 and paths != folders
+    to = arguments.to or (folders[0] if one_sweep else Path("outputs/report"))
+    write_report(leaderboard, title, to)
+    print(as_markdown(leaderboard, title, MOST_ROWS))
+    print(f"\nin {shown(to)}: {', '.join(FILES)}")
+    if arguments.html:
+        from convnets.results.page import write_page
 
-        by = [key.strip() for key in arguments.by.split(",") if key.strip()]
-        leaderboard = build_leaderboard([read_run(path) for path in paths], arguments.metric, by)
-        title = f"Leaderboard of {', '.join(map(shown, folders))}"
-        one_sweep = len(arguments.folders) == 1 and paths != folders
-        to = arguments.to or (folders[0] if one_sweep else Path("outputs/report"))
-        write_report(leaderboard, title, to)
-        print(as_markdown(leaderboard, title, MOST_ROWS))
-        print(f"\nin {shown(to)}: {', '.join(FILES)}")
-        if arguments.html:
-            from convnets.results.page import write_page
-
-            print(f"page: {shown(write_page(leaderboard, title, to))}")
+        print(f"page: {shown(write_page(leaderboard, title, to))}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

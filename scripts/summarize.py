@@ -1,33 +1,25 @@
 """Print what each layer of a network gives out and costs: python scripts/summarize.py model=vgg11 data.resize=224."""
 
-import argparse
-
 try:
-    from convnets.configuration.composition import add_config_dir
-    from convnets.configuration.errors import errors_explained
-    from convnets.training.command import compose
+    from convnets.configuration.command import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("overrides", nargs="*", help="as for train.py: model=..., data.resize=..., data.batch_size=...")
-parser.add_argument("--depth", type=int, default=1, help="2 opens blocks, 3 what is in them (1)")
-add_config_dir(parser)
+command = Command(__doc__)
+command.add_count("--depth", "2 opens blocks, 3 what is in them (1)", default=1)
+command.add_overrides("as for train.py: model=..., data.resize=..., data.batch_size=...")
 
 
-def main() -> None:
-    """Compose, build on no device, print."""
-    arguments = parser.parse_intermixed_args()
-    if arguments.depth < 1:
-        parser.error(f"--depth must be at least 1, got {arguments.depth}")
-    overrides = [*arguments.config_dir, *arguments.overrides]
-    with errors_explained(overrides):
-        config, _ = compose(overrides)
+def main(arguments):
+    """Compose the configuration, build the network on no device, and print its layers."""
+    from convnets.training.command import compose
 
-        from convnets.training.building import describe_network
+    config, _ = compose(arguments.overrides)
 
-        print(describe_network(config, arguments.depth))
+    from convnets.training.layer_summary import describe_network  # imports torch
+
+    print(describe_network(config, arguments.depth))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "convnets"
 
 # From the bottom up; a module imports only from floors below its own, and from its own room.
 FLOORS = [
-    {"files", "text", "plots", "networks"},
-    {"configuration", "data", "classifier"},
+    {"files", "text", "plots", "networks", "data"},
+    {"configuration", "classifier"},
     {"runs", "callbacks", "dashboard"},
     {"training"},
     {"results", "book", "benchmark"},

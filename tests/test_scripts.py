@@ -67,7 +67,7 @@ def test_answers_that_need_no_torch_do_not_import_it():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["data.resiz=224"], "There is no key data.resiz. Did you mean data.resize?"),
         (["epochs=3"], "There is no key epochs. Did you mean trainer.max_epochs?"),
@@ -89,10 +89,10 @@ def test_answers_that_need_no_torch_do_not_import_it():
         ),
     ],
 )
-def test_a_mistake_gets_one_message_and_no_traceback(run_script, tmp_path, arguments, said):
+def test_a_mistake_gets_one_message_and_no_traceback(run_script, tmp_path, arguments, message):
     finished = run_script("train.py", *arguments)
     assert finished.returncode == 1
-    assert said in finished.stderr
+    assert message in finished.stderr
     assert "Traceback" not in finished.stderr
     assert len(finished.stderr.splitlines()) <= 3
     assert not (tmp_path / "outputs" / "runs").exists()
@@ -107,21 +107,22 @@ def test_outputs_that_cannot_be_written_are_named(run_script, tmp_path, script, 
     assert "Traceback" not in finished.stderr
 
 
-def test_the_traceback_is_there_for_who_asks(run_script):
+def test_a_traceback_is_shown_to_a_user_who_asks_for_it(run_script):
     finished = run_script("train.py", "data.resize=abc", HYDRA_FULL_ERROR="1")
     assert finished.returncode != 0
     assert "Traceback" in finished.stderr
 
 
-def test_a_reader_that_has_had_enough_is_no_error():
+def test_a_pipe_that_closes_early_is_no_error():
     command = f"{sys.executable} {ROOT / 'scripts' / 'reproduce.py'} 7.5 | true"
     finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert finished.stderr == ""
 
 
-def test_outside_the_environment_one_line_says_how_to_enter_it(tmp_path):
-    command = [sys.executable, "-S", "-c", "import runpy; runpy.run_path('scripts/train.py', run_name='__main__')"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={})
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_outside_the_environment_one_line_says_how_to_enter_it(script):
+    program = f"import runpy; runpy.run_path('scripts/{script}', run_name='__main__')"
+    finished = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, env={})
     assert finished.returncode == 1
     assert finished.stderr.count("\n") == 1
     assert ". .venv/bin/activate" in finished.stderr
@@ -142,7 +143,7 @@ def test_the_summary_of_a_grouped_network_says_what_grouping_saves(run_script):
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "said"),
+    ("script", "arguments", "message"),
     [
         (
             "summarize.py",
@@ -167,10 +168,10 @@ def test_the_summary_of_a_grouped_network_says_what_grouping_saves(run_script):
         ("evaluate.py", [""], "The name of a run is empty. RUN is a folder, latest, or best:SWEEP."),
     ],
 )
-def test_mistakes_with_the_other_scripts_get_one_message(run_script, script, arguments, said):
+def test_mistakes_with_the_other_scripts_get_one_message(run_script, script, arguments, message):
     finished = run_script(script, *arguments)
     assert finished.returncode != 0
-    assert said in finished.stderr
+    assert message in finished.stderr
     assert "Traceback" not in finished.stderr
 
 
@@ -184,7 +185,7 @@ def test_a_sweep_within_a_process_refuses_trainings_in_several(run_script, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ["run_name=x", "seed=0,1"],
@@ -194,19 +195,19 @@ def test_a_sweep_within_a_process_refuses_trainings_in_several(run_script, tmp_p
         (["hydra.launcher.cpu_slots=0"], r"hydra\.launcher\.cpu_slots must be at least 1, got 0\."),
     ],
 )
-def test_a_sweep_that_cannot_start_says_why_in_one_line(run_script, arguments, said):
+def test_a_sweep_that_cannot_start_says_why_in_one_line(run_script, arguments, message):
     finished = run_script("train.py", "-m", *arguments)
     assert finished.returncode == 1
-    assert re.match(said, finished.stderr)
+    assert re.match(message, finished.stderr)
     assert finished.stderr.count("\n") == 1
 
 
 def test_a_sweep_of_the_real_program_trains_each_job_once(run_script, tmp_path):
     sweep = ("-m", "seed=0,1", "data=fashion_mnist_sample", "trainer=smoke", "callbacks=none", "sweep_name=two")
-    for said in ("done in", "done before"):
+    for message in ("done in", "done before"):
         finished = run_script("train.py", *sweep)
         assert finished.returncode == 0, finished.stderr
-        assert finished.stdout.count(said) == 2
+        assert finished.stdout.count(message) == 2
         assert re.search(r"leaderboard: python .*scripts/report\.py outputs/sweeps/two\n", finished.stdout)
     names = {path.parent.name for path in (tmp_path / "outputs" / "sweeps" / "two").glob("*/result.json")}
     assert {re.sub(r"-\w{8}$", "", name) for name in names} == {

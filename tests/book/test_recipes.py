@@ -22,12 +22,38 @@ QUICK = [
 ]
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """Make a folder that says it is a finished run of the configuration, with the weights of a LeNet."""
+    trained = tmp_path_factory.mktemp("trained") / "run"
+    train(compose([*QUICK, "callbacks=none"])[0], trained)
+
+    def finished_run(path, *overrides):
+        shutil.copytree(trained, path)
+        run = Run(path)
+        run.save_config(compose(overrides)[0])
+        return run
+
+    return finished_run
+
+
+@pytest.fixture
+def book_run(finished_run, tmp_path):
+    def book_run(*changes):
+        words = ["experiment=book/lenet", *changes]
+        return finished_run(tmp_path / "runs" / compose(words)[1], *words)
+
+    return book_run
+
+
 def test_a_plan_trains_what_is_missing_and_only_that(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "measured_seconds", lambda config: 7.0)
     plan = Plan("lenet", 2, QUICK, tmp_path)
     assert "2 runs, 0 already in" in plan.cost()
     assert "training the other 2 takes about 14.0 s" in plan.cost()
+    assert plan.published is None
     first = plan.carry_out()
+    assert first.verdict == "not the book's recipe, so not compared"
     assert len(first.accuracies) == 2
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -53,18 +79,11 @@ def test_what_would_count_one_run_twice_is_refused(override):
         Plan("lenet", 2, [override], CONF)
 
 
-def test_a_result_of_another_configuration_is_not_taken(tmp_path):
+def test_a_result_of_another_configuration_is_not_taken(finished_run, tmp_path):
     plan = Plan("lenet", 1, QUICK, tmp_path)
-    other, _ = compose([*QUICK, "model.lr=0.2"])
-    train(other, plan.runs[0][0].path)
+    finished_run(plan.runs[0][0].path, *QUICK, "model.lr=0.2")
     with pytest.raises(RunFolderError, match=r"model\.lr: 0\.2 there, 0\.1 now"):
         plan.carry_out()
-
-
-def test_another_recipe_is_not_compared_with_the_book(tmp_path):
-    plan = Plan("lenet", 1, QUICK, tmp_path)
-    assert plan.published is None
-    assert plan.carry_out().verdict == "not the book's recipe, so not compared"
 
 
 def test_a_wrong_change_is_refused():
@@ -95,51 +114,36 @@ def test_the_cost_of_a_run_is_measured():
     assert measured_seconds(config) > 2 * one
 
 
-def book_run(folder, recipe="lenet", *overrides):
-    """A folder that says it is a finished run of the recipe, with weights of the right shapes."""
-    config, name = compose([f"experiment=book/{recipe}", *overrides])
-    run = Run(folder / name)
-    trained, _ = compose([*QUICK, "callbacks=none"])
-    if not (folder / "trained").exists():
-        train(trained, folder / "trained")
-    shutil.copytree(folder / "trained", run.path)
-    run.save_config(config)
-    return run
+def test_finished_runs_are_those_of_the_recipe(book_run, tmp_path):
+    run, other = book_run("seed=4"), book_run("trainer.precision=bf16-mixed")
+    book_run("model.lr=0.2")
+    assert {found.path for found in finished_runs("lenet", tmp_path / "runs")} == {run.path, other.path}
+    assert not list(finished_runs("vgg", tmp_path / "runs"))
 
 
-def test_finished_runs_are_those_of_the_recipe(tmp_path):
-    run = book_run(tmp_path, "lenet", "seed=4")
-    other = book_run(tmp_path, "lenet", "trainer.precision=bf16-mixed")
-    book_run(tmp_path, "lenet", "model.lr=0.2")
-    assert {found.path for found in finished_runs("lenet", tmp_path)} == {run.path, other.path}
-    assert not list(finished_runs("vgg", tmp_path))
-
-
-def test_figures_are_drawn_from_what_is_there_and_the_rest_is_named(tmp_path):
-    said = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
+def test_figures_are_drawn_from_what_is_there_and_the_rest_is_named(book_run, tmp_path):
+    lines = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "edges.png", "edges.svg", "learned-kernel.png", "learned-kernel.svg",
     }  # fmt: skip
-    missing = [line for line in said if line.startswith("missing")]
+    missing = [line for line in lines if line.startswith("missing")]
     assert len(missing) == 3
     assert "missing: curves, filters and feature maps of lenet" in missing[0]
     assert "python scripts/reproduce.py lenet --seeds 1" in missing[0]
 
-    (tmp_path / "runs").mkdir()
-    book_run(tmp_path / "runs")
-    said = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
+    book_run()
+    lines = figures.draw_all(("lenet", "vgg", "resnet18"), tmp_path / "runs", tmp_path / "figures")
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert drawn == {
         "edges", "learned-kernel", "lenet-curves", "lenet-filters", "lenet-feature-maps-sweater",
         "lenet-feature-maps-coat",
     }  # fmt: skip
-    assert len([line for line in said if line.startswith("missing")]) == 2
+    assert len([line for line in lines if line.startswith("missing")]) == 2
 
 
-def test_filters_are_the_runs_own(tmp_path):
-    (tmp_path / "runs").mkdir()
-    run = book_run(tmp_path / "runs")
-    pictures = dict(figures._lenet_pictures(run, "lenet"))
+def test_filters_are_the_runs_own(book_run):
+    run = book_run()
+    pictures = figures._lenet_pictures(run, "lenet")
     weights = safetensors.torch.load_file(run.path / "weights.safetensors")["0.weight"]
     drawn = torch.tensor(pictures["lenet-filters"].axes[0].images[0].get_array().data)
     panels = [drawn[:5, start : start + 5] for start in range(0, 36, 6)]  # a gap between each two

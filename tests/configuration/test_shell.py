@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from convnets.configuration import naming, shell
+from convnets.configuration import shell
 from convnets.configuration.composition import as_hydra_takes
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError, removal, shown, typed
 from convnets.results.trained import TrainedRun as Run
-from convnets.training.train import extend, train
+from convnets.training import command
+from convnets.training.extend import extend
+from convnets.training.train import train
 from hydra_plugins.optuna_search.optuna_search import PACKAGES
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +184,7 @@ def test_every_command_in_a_message_works_as_it_stands(small, tmp_path, monkeypa
         _ = run.classifier
     run_as_printed(re.search(r"to go on: (.*)\.$", str(lacking.value))[1])
     assert run.result
-    assert "resnet18" in run_as_printed(naming.report_command("outputs"))
+    assert "resnet18" in run_as_printed(command.RESOLVERS["report_command"]("outputs"))
     train(config, run.path)
     run_as_printed(re.search(r"To repeat it: (rm -r .*)", capsys.readouterr().out)[1])
     assert not run.path.exists()

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 import hydra
 import pytest
+from omegaconf import OmegaConf
 from support.repository import hydra_context
 
-from convnets.configuration.naming import gpus_of_a_job
 from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.shell import installation
 from convnets.configuration.targets import shipped_targets
@@ -89,7 +89,9 @@ def test_what_only_hydra_calls_is_not_allowed_in_a_runs_configuration():
 )
 def test_a_job_asks_for_a_gpu_where_it_may_have_one(monkeypatch, accelerator, cluster, gpus, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    assert gpus_of_a_job(accelerator, cluster) == expected
+    with hydra_context():
+        found = OmegaConf.create({"gpus": f"${{gpus_of_a_job:{accelerator},{cluster or 'null'}}}"}).gpus
+    assert found == expected
 
 
 @pytest.mark.skipif(find_spec("optuna") is None, reason="needs the extra `search`: pip install -e '.[search]'")

@@ -64,11 +64,11 @@ def test_each_job_has_a_gpu_to_itself_and_a_process(run, tmp_path):
         assert all(before["ended"] <= after["started"] for before, after in pairwise(jobs))
 
 
-@pytest.mark.parametrize(("seed", "said"), [(13, "WorkerCrashedError: The worker died"), (14, "told to")])
-def test_a_job_that_dies_is_not_run_again_and_the_sweep_says_so(run, tmp_path, seed, said):
+@pytest.mark.parametrize(("seed", "message"), [(13, "WorkerCrashedError: The worker died"), (14, "told to")])
+def test_a_job_that_dies_is_not_run_again_and_the_sweep_says_so(run, tmp_path, seed, message):
     finished = run(HERE / "stub.py", "-m", "launcher=ray", "sweep_name=s", f"seed={seed}", *DECLARED)
     assert finished.returncode == 1
-    assert said in finished.stderr
+    assert message in finished.stderr
     (attempts,) = (tmp_path / "work" / "outputs" / "sweeps" / "s").glob("*/attempts.txt")
     assert attempts.read_text() == "x"
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from support.waiting import wait_until
 
 from hydra_plugins.gpu_pool_launcher._pool import POLL_SECONDS, Job, Pool
-from hydra_plugins.gpu_pool_launcher._slots import Gpu, Slots, find_gpus, threads_per_slot
+from hydra_plugins.gpu_pool_launcher._slots import Gpu, Slots, find_gpus
 from hydra_plugins.gpu_pool_launcher._table import Table, duration, short_names
 
 STUB = Path(__file__).parent / "stub.py"
@@ -87,19 +87,19 @@ def alive(pid):
 def test_every_gpu_has_one_job_at_a_time_until_the_queue_is_empty(machine, tmp_path):
     lengths = "seconds=0.2,1.1,0.5"
     code, out, err = finished(
-        machine(4), tmp_path, lengths, "number=range(4)", "hydra.sweep.subdir=${number}-${seconds}"
+        machine(3), tmp_path, lengths, "number=range(3)", "hydra.sweep.subdir=${number}-${seconds}"
     )
     assert code == 0, err
     jobs = list(facts(tmp_path).values())
-    assert len(jobs) == 12
+    assert len(jobs) == 9
     by_gpu = {
-        gpu: sorted((job for job in jobs if job["visible"] == gpu), key=lambda job: job["started"]) for gpu in "0123"
+        gpu: sorted((job for job in jobs if job["visible"] == gpu), key=lambda job: job["started"]) for gpu in "012"
     }
-    assert sum(map(len, by_gpu.values())) == 12
+    assert sum(map(len, by_gpu.values())) == 9
     for sequence in by_gpu.values():
         for before, after in pairwise(sequence):
             assert before["ended"] <= after["started"] + 0.02  # the kernel's clock ticks in hundredths
-    assert json.loads(out.rpartition("returned ")[2]) == [1.5 * n for _ in range(3) for n in range(4)]
+    assert json.loads(out.rpartition("returned ")[2]) == [1.5 * n for _ in range(3) for n in range(3)]
 
 
 def test_a_job_that_fails_in_whatever_way_fails_alone(machine, tmp_path):
@@ -244,7 +244,7 @@ def test_two_sweeps_of_the_same_jobs_run_none_at_the_same_time(machine, tmp_path
         assert (tmp_path / "swept" / "logs" / f"{name}.log").read_text().count(f": {name}") == 2
 
 
-def test_only_what_the_failed_attempt_said_is_shown(machine, tmp_path):
+def test_only_the_output_of_the_failed_attempt_is_shown(machine, tmp_path):
     finished(machine(0), tmp_path, "end=exit")
     code, out, _ = finished(machine(0), tmp_path, "end=kill")
     assert code == 1
@@ -427,9 +427,9 @@ def test_a_gpu_of_another_sweep_is_waited_for(places):
 
 def test_threads_are_divided_among_the_slots_of_the_processor():
     processors = len(os.sched_getaffinity(0))
-    assert threads_per_slot(Slots([], cpu_slots=1)) is None
-    assert threads_per_slot(Slots([], cpu_slots=2)) == max(processors // 2, 1)
-    assert threads_per_slot(Slots(GPUS)) is None
+    assert Slots([], cpu_slots=1).threads_per_job is None
+    assert Slots([], cpu_slots=2).threads_per_job == max(processors // 2, 1)
+    assert Slots(GPUS).threads_per_job is None
 
 
 # What is shown

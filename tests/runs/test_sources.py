@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from convnets.files import RunFolderError
 from convnets.results.trained import TrainedRun as Run
 from convnets.runs.sources import digest, training_sources
-from convnets.training.train import extend, train
+from convnets.training.extend import extend
+from convnets.training.train import train
 from convnets.training.train import train as train_again
 
 NETWORK = '''"""A network of the user's."""

@@ -23,17 +23,17 @@ TOLERANCE = 1e-5
 WITHOUT_AVX2 = torch.backends.cpu.get_cpu_capability() == "DEFAULT"
 
 
-def test_the_file_is_of_this_computation():
+def test_the_golden_file_has_the_number_of_this_computation():
     assert GOLDEN["computation"] == COMPUTATION, "write the file anew: python tests/support/golden.py"
 
 
 @pytest.mark.parametrize("name", ["derive_seed", "orders", "holdout", "augmented"])
-def test_seeds_orders_holdout_and_augmented_bytes_are_exactly_those(name):
+def test_seeds_orders_holdout_and_augmented_bytes_are_the_golden_ones(name):
     assert golden.exact()[name] == GOLDEN[name], MOVED
 
 
 @pytest.mark.parametrize("recipe", golden.RECIPES)
-def test_the_first_losses_are_those(recipe, tmp_path):
+def test_the_first_losses_are_the_golden_ones(recipe, tmp_path):
     if WITHOUT_AVX2 and not recipe.startswith("lenet"):
         pytest.skip("a processor without AVX2 resizes bytes with another rounding")
     losses = golden.losses(recipe, tmp_path)

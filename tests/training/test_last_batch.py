@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-import convnets.training.building
+import convnets.training.checks
 from convnets.configuration.rules import ConfigurationError
 from convnets.data.sampling import BatchSampler
 from convnets.networks import ResNet18
@@ -101,7 +101,7 @@ def named(error):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (
             ("data.batch_size=999",),
@@ -122,8 +122,8 @@ def named(error):
         ),
     ],
 )
-def test_a_batch_too_small_for_batch_norm_is_refused_and_what_is_named_works(fits, tmp_path, overrides, said):
-    with pytest.raises(ConfigurationError, match=said) as error:
+def test_a_batch_too_small_for_batch_norm_is_refused_and_what_is_named_works(fits, tmp_path, overrides, message):
+    with pytest.raises(ConfigurationError, match=message) as error:
         train(fits(Normalized, *EPOCH, *overrides), tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
     ways_out = named(error)
@@ -135,7 +135,7 @@ def test_a_batch_too_small_for_batch_norm_is_refused_and_what_is_named_works(fit
             assert train(fits(Normalized, *EPOCH, *overrides, way), tmp_path / way)["epochs"] == 1
 
 
-def test_the_example_of_the_issue(small, tmp_path):
+def test_a_last_batch_of_one_image_is_refused_to_resnet18(small, tmp_path):
     with pytest.raises(
         ConfigurationError, match=r"too few for ResNet18, .*Set data\.batch_size=998 or data\.holdout=83"
     ):
@@ -151,30 +151,30 @@ def test_what_works_is_not_refused(fits, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("network", "batch_size", "said", "ways_out"),
+    ("network", "batch_size", "message", "ways_out"),
     [
         (Standardized, 333, "which cannot be trained on one image (its scores or gradients are not finite).", 332),
         (Demanding, 499, "which cannot be trained on 2 images (Four or more, please, got 2).", 498),
     ],
 )
-def test_whatever_a_network_refuses_is_found(fits, tmp_path, network, batch_size, said, ways_out):
-    with pytest.raises(ConfigurationError, match=re.escape(said)) as error:
+def test_whatever_a_network_refuses_is_found(fits, tmp_path, network, batch_size, message, ways_out):
+    with pytest.raises(ConfigurationError, match=re.escape(message)) as error:
         train(fits(network, f"data.batch_size={batch_size}", *EPOCH), tmp_path / "run")
     assert named(error)[0] == f"data.batch_size={ways_out}"
 
 
-def test_what_fails_on_any_batch_shows_its_own_traceback(fits, tmp_path):
+def test_a_network_that_fails_on_any_batch_shows_its_own_traceback(fits, tmp_path):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         train(fits(Broken, "data.batch_size=999", "init=default", *EPOCH), tmp_path / "run")
 
 
 def test_devices_that_get_too_few_are_refused_and_what_is_named_works(small, tmp_path):
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    for batch_size, said in (
+    for batch_size, message in (
         (999, "a last batch of 1, too few for 2 devices."),
         (499, "one image on one of 2 devices"),
     ):
-        with pytest.raises(ConfigurationError, match=said) as error:
+        with pytest.raises(ConfigurationError, match=message) as error:
             train(
                 small("model=resnet18", "data.resize=32", *EPOCH, *two, f"data.batch_size={batch_size}"),
                 tmp_path / "run",
@@ -198,7 +198,7 @@ def test_batch_norm_over_all_devices_sees_the_whole_batch():
                 check_last_batch(network, lambda number: images[:number], sharing)
 
 
-def test_looking_changes_no_bit(small, tmp_path, monkeypatch):
+def test_trying_the_last_batch_changes_no_bit(small, tmp_path, monkeypatch):
     """Neither the weights drawn after it, nor dropout, nor running statistics."""
     small_resnet = ("model=resnet18", "data.resize=16", "data.batch_size=490")
     ways = {
@@ -207,7 +207,7 @@ def test_looking_changes_no_bit(small, tmp_path, monkeypatch):
     }
     for name, overrides in ways.items():
         train(small(*overrides), tmp_path / name / "looked")
-    monkeypatch.setattr(convnets.training.building, "check_last_batch", lambda *_: None)
+    monkeypatch.setattr(convnets.training.checks, "check_last_batch", lambda *_: None)
     for name, overrides in ways.items():
         train(small(*overrides), tmp_path / name / "blind")
         looked, blind = ((tmp_path / name / way / "weights.safetensors").read_bytes() for way in ("looked", "blind"))

@@ -1,4 +1,4 @@
-"""What makes a training fast is there; the clock is the benchmark's business, not the tests'."""
+"""The mechanisms that make a training fast are in place; the benchmark, not these tests, measures the time."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def test_no_step_waits_for_the_device_and_no_float_copy_of_the_data_is_made(comp
             [Steps(watched)],
         )
     assert watched.waits["within an epoch"] == 0
-    assert watched.waits[None] > 0  # at an epoch's end something is read: the watch works
+    assert watched.waits[None] > 0  # at an epoch's end the metrics are read, so Watched does count
     assert watched.largest < 1000 * 28 * 28
 
 
@@ -74,7 +74,7 @@ Path(f"waits-{watched.waits['within an epoch']}-of-{len(watched.waits)}").touch(
 
 
 def test_ranks_wait_for_nothing_but_the_gradients(compose, tmp_path):
-    """Nine steps: after ten they agree on signals."""
+    """Over nine steps: after ten they agree on signals."""
     on_two_ranks = (
         "trainer.strategy=ddp",
         "trainer.devices=2",
@@ -128,7 +128,7 @@ def test_logging_goes_by_the_epoch_not_by_the_step(compose, tmp_path, monkeypatc
     assert seen[0]["add_scalar"] > 0
 
 
-def test_lightning_passes_over_the_hooks_of_a_step_that_do_nothing(compose, tmp_path):
+def test_hooks_of_a_step_that_do_nothing_are_not_callable(compose, tmp_path):
     trainer = build_trainer(compose(*EVERYTHING_ON), tmp_path)
     ours = [callback for callback in trainer.callbacks if type(callback).__module__.startswith("convnets.")]
     assert {type(callback).__name__ for callback in ours} >= {"Checkpoints", "Dashboard", "History", "Throughput"}
@@ -193,7 +193,7 @@ def test_without_a_compiler_compiling_is_refused(small, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["lenet", "vgg", "resnet18"])
 def test_compiled_for_this_processor_gradients_are_as_exact_as_without(small, model):
-    """Against float64: over several steps batch norm makes large differences of the last bits of either."""
+    """Compared with float64 in one step: over several, batch norm turns rounding into large differences."""
     options = (f"model={model}", "data.resize=32", *(["model.dropout=0.0"] if model == "vgg" else []))
     compiled, plain, exact = (
         build_classifier(config, build_datamodule(config))
@@ -214,7 +214,7 @@ def test_compiled_for_this_processor_gradients_are_as_exact_as_without(small, mo
 
 
 class Copies(TorchDispatchMode):
-    """Notes, of each copy to another device, whether it is waited for."""
+    """Records for each copy to another device whether the program waits for it."""
 
     def __init__(self):
         super().__init__()
@@ -228,7 +228,7 @@ class Copies(TorchDispatchMode):
 
 
 def test_a_gpu_is_not_waited_for_when_a_batch_is_chosen_augmented_and_resized():
-    """Tensors without content stand in for a GPU's."""
+    """With fake tensors, which have no content, in place of a GPU's."""
     copies = Copies()
     with FakeTensorMode(allow_non_fake_inputs=True), copies:
         pixels = torch.zeros(100, 1, 28, 28, dtype=torch.uint8, device="cuda")

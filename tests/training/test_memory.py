@@ -27,6 +27,6 @@ def test_freed_memory_is_used_again_unless_the_user_tunes_it(variables, kept):
     finished = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
     )
-    said, faults = finished.stdout.split()
-    assert said == str(kept)
+    was_kept, faults = finished.stdout.split()
+    assert was_kept == str(kept)
     assert (int(faults) < 100) == kept  # 80 MB are 20,000 pages

@@ -1,4 +1,4 @@
-"""Callbacks of Lightning that a user's own file adds: they change what is learned, and the report stays true."""
+"""Callbacks of Lightning from a user's own file may change what is learned: the reported metrics stay true."""
 
 import itertools
 import json
@@ -11,7 +11,8 @@ from convnets.results.evaluation import evaluate
 from convnets.results.leaderboard import build_leaderboard
 from convnets.results.trained import TrainedRun as Run
 from convnets.runs.run import read_run
-from convnets.training.train import extend, train
+from convnets.training.extend import extend
+from convnets.training.train import train
 
 LIGHTNING = "lightning.pytorch.callbacks"
 STOP = {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "val/loss", "patience": 1, "min_delta": 100.0}
@@ -43,7 +44,7 @@ AVERAGES = ("moving average", "average over epochs")
     ("name", "way"),
     [*((name, "lenet") for name in CALLBACKS), *itertools.product(AVERAGES, ("held out", "batch norm"))],
 )
-def test_what_is_reported_is_what_the_saved_weights_give(small, tmp_path, name, way):
+def test_the_reported_metrics_are_those_of_the_saved_weights(small, tmp_path, name, way):
     config = with_callback(small(*WAYS[way]), CALLBACKS[name])
     result = train(config, tmp_path / "run")
     run = Run(tmp_path / "run", trust=[CALLBACKS[name]["_target_"]])
@@ -55,7 +56,7 @@ def test_what_is_reported_is_what_the_saved_weights_give(small, tmp_path, name, 
 @pytest.mark.parametrize(
     ("name", "way"), [*((name, "lenet") for name in CALLBACKS), ("average over epochs", "batch norm")]
 )
-def test_a_run_cut_off_after_its_last_epoch_ends_as_if_it_had_not_been(small, tmp_path, name, way):
+def test_a_run_cut_off_after_its_last_epoch_ends_as_if_it_had_not_been_cut_off(small, tmp_path, name, way):
     config = with_callback(small(*WAYS[way], "checkpoint.keep=true"), CALLBACKS[name])
     first = train(config, tmp_path / "run")
     weights = (tmp_path / "run" / "weights.safetensors").read_bytes()
@@ -74,21 +75,21 @@ def test_epochs_are_not_added_to_an_average_planned_for_fewer(small, tmp_path):
 
 
 def test_the_average_is_not_the_last_epochs_weights(small, tmp_path):
-    """Else the test above would see no difference."""
+    """Otherwise the tests above would compare equal weights."""
     config = with_callback(small("trainer.limit_train_batches=null"), CALLBACKS["average over epochs"])
     result = train(config, tmp_path / "run")
     last = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].split(",")
     assert str(result["metrics"]["val/loss"]) not in last
 
 
-def test_a_run_that_ended_early_says_so_and_why_everywhere(small, tmp_path, capsys):
+def test_report_and_leaderboard_say_why_a_run_ended_early(small, tmp_path, capsys):
     result = train(with_callback(small(), STOP), tmp_path / "run")
     assert result["epochs"] == 2
     reason = "Monitored metric val/loss did not improve in the last 1 records"
     assert result["ended_early"].startswith(reason)
-    told = " ".join(capsys.readouterr().out.split())  # however it was folded
-    assert "lenet: 2 of 3 epochs in " in told
-    assert f" ended early {reason}" in told
+    output = " ".join(capsys.readouterr().out.split())  # however it was folded
+    assert "lenet: 2 of 3 epochs in " in output
+    assert f" ended early {reason}" in output
     warnings = build_leaderboard([read_run(tmp_path / "run")]).warnings
     assert f"Ended before the last epoch: {result['ended_early']} (1 run)." in warnings
 
@@ -107,9 +108,9 @@ def test_a_run_that_stopped_and_was_cut_off_trains_no_epoch_more(small, tmp_path
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == weights
 
 
-def test_the_folder_of_one_is_refused_to_the_other(small, tmp_path):
+def test_a_run_without_the_callback_has_another_configuration(small, tmp_path):
     train(small("trainer.max_epochs=3"), tmp_path / "run")
-    said = r"of another configuration:\n  callbacks\.mine\._target_: None there, lightning"
-    with pytest.raises(RuntimeError, match=said):
+    message = r"of another configuration:\n  callbacks\.mine\._target_: None there, lightning"
+    with pytest.raises(RuntimeError, match=message):
         train(with_callback(small(), STOP), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 3

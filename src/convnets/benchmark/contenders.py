@@ -1,7 +1,11 @@
-"""The programs that are compared, each training the same network by the same recipe; run in a process of its own."""
+"""The programs that are compared, each training the same network by the same recipe.
+
+As a program, this runs one of them in a folder that may be filled: python -P contenders.py TASK STARTED RESULT_PATH.
+"""
 
 import gzip
 import itertools
+import json
 import os
 import re
 import sys
@@ -10,21 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from convnets.benchmark.marks import NUM_TRAINING_IMAGES, Marks, Task, peak_mib, reset_peak
+from convnets.benchmark.measuring import NUM_TRAINING_IMAGES, Marks, Task, peak_mib, reset_peak
 from convnets.configuration.shell import CONFIG_DIR
 from convnets.training.command import compose, main
 
 INSTALL_D2L = "pip install --no-deps d2l && pip install pandas requests ipython matplotlib-inline scipy"
 
 
-def run(task: Task, started: float) -> dict[str, Any]:
-    """Train in this process, whose current folder is empty and may be filled; return the figures."""
-    marks = Marks(task, started)
-    return CONTENDERS[task.contender](task, marks) or marks.figures()
-
-
 def _overrides(task: Task) -> list[str]:
-    """What scripts/train.py would be given."""
+    """The task as overrides for scripts/train.py."""
     words = {
         "trainer.max_epochs": task.num_epochs,
         "trainer.precision": task.precision,
@@ -36,9 +34,9 @@ def _overrides(task: Task) -> list[str]:
         "compile": str(task.compile).lower(),
         "steps_per_execution": task.steps_per_execution,
     }
-    given = [f"{key}={value}" for key, value in words.items() if value is not None]
-    several = ["trainer=ddp", f"trainer.devices={task.num_ranks}"] if task.num_ranks > 1 else []
-    return [f"model={task.model}", f"data={task.data}", *several, *given]
+    ranks = ["trainer=ddp", f"trainer.devices={task.num_ranks}"] if task.num_ranks > 1 else []
+    settings = [f"{key}={value}" for key, value in words.items() if value is not None]
+    return [f"model={task.model}", f"data={task.data}", *ranks, *settings]
 
 
 def _ours(task: Task, marks: Marks) -> None:
@@ -69,10 +67,10 @@ def _validation_marks(marks: Marks) -> Any:
 
 
 def _parts(task: Task, prepared: bool = False) -> tuple[Any, Any, Any]:
-    """Configuration, datamodule and network of the recipe; Xavier does not change what a step costs.
+    """Configuration, datamodule and network of the recipe; its initialization changes no cost, so it is left out.
 
     Args:
-        prepared: have the process as ours is when it trains.
+        prepared: set up the process as our training does.
     """
     from convnets.training.building import build_classifier, build_datamodule, prepare_process
 
@@ -96,10 +94,7 @@ def _bare(task: Task, marks: Marks) -> None:
     import torch.nn.functional as F
 
     marks.imported(marks.started)
-    started = time.monotonic()
-    import convnets.training.building  # noqa: F401 (which _parts needs)
-
-    marks.imported(started)
+    marks.import_seconds += _import_ours()
     marks.watch()
     config, datamodule, network = _parts(task, prepared=True)
     datamodule.setup()
@@ -132,31 +127,31 @@ def _bare(task: Task, marks: Marks) -> None:
         num_correct.item()
 
 
-def _import_ours(marks: Marks) -> None:
-    """What only `_parts` needs is not the program's time; but beside d2l, which has no Lightning, 64 MiB of memory."""
+def _import_ours() -> float:
+    """Import what `_parts` needs; return the seconds that it took.
+
+    Where only `_parts` needs it, that is not the program's time; but it gives d2l 64 MiB, which has no Lightning.
+    """
     started = time.monotonic()
     import convnets.training.building  # noqa: F401
 
-    marks.started += time.monotonic() - started
+    return time.monotonic() - started
 
 
 def _customary(task: Task, marks: Marks) -> None:
     from convnets.benchmark import customary
 
     marks.imported(marks.started)
-    _import_ours(marks)
+    marks.started += _import_ours()
     marks.watch()
     config, datamodule, network = _parts(task)
     root = _torchvision_root(datamodule.dir)
-    trainer = customary.trainer(
-        Path.cwd(), task.num_epochs, task.num_steps, task.num_val_batches, _validation_marks(marks)
-    )
-    train, val = customary.loaders(root, config.data.resize, task.batch_size, task.num_workers)
-    trainer.fit(customary.CustomaryModule(_as_it_comes(network), config.model.lr), train, val)
+    size, callback = config.data.resize, _validation_marks(marks)
+    customary.train(task, _as_it_comes(network), config.model.lr, size, root, callback)
 
 
 def _d2l(task: Task, marks: Marks) -> None:
-    """The book's own package: its data, its trainer, its drawing board, round the same network."""
+    """The book's own package: its data, its trainer and its drawing board with the same network."""
     os.environ["MPLBACKEND"] = "agg"
     try:
         from d2l import torch as d2l
@@ -164,7 +159,7 @@ def _d2l(task: Task, marks: Marks) -> None:
         raise SystemExit(f"{error}, which d2l needs: {INSTALL_D2L}") from None
 
     marks.imported(marks.started)
-    _import_ours(marks)
+    marks.started += _import_ours()
     marks.watch()
     config, datamodule, network = _parts(task)
     _torchvision_root(datamodule.dir)
@@ -282,7 +277,7 @@ def _machine(task: Task, marks: Marks) -> dict[str, Any]:
     }
 
 
-# Each trains, and returns nothing, or measures something else and returns its figures.
+# Each trains and returns nothing, or measures something else and returns the figures.
 CONTENDERS: Mapping[str, Callable[[Task, Marks], dict[str, Any] | None]] = {
     "ours": _ours,
     "bare": _bare,
@@ -291,3 +286,9 @@ CONTENDERS: Mapping[str, Callable[[Task, Marks], dict[str, Any] | None]] = {
     "data path": _data_path,
     "machine": _machine,
 }
+
+if __name__ == "__main__":
+    text, started, result_path = sys.argv[1:]
+    marks = Marks(Task(**json.loads(text)), float(started))
+    figures = CONTENDERS[marks.task.contender](marks.task, marks) or marks.figures()
+    Path(result_path).write_text(json.dumps(figures))

@@ -18,6 +18,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 from torchvision.datasets import FashionMNIST
 
+from convnets.benchmark.measuring import Task
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -54,16 +56,18 @@ class CustomaryModule(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
-def loaders(
-    root: Path, image_size: int, batch_size: int, num_workers: int | None
-) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
-    """Training and test images; a worker for each core but at most eight, where no number is given."""
+def train(task: Task, network: nn.Module, lr: float, image_size: int, root: Path, callback: Callback) -> None:
+    """Train with Lightning's own choices, and a worker for each core but at most eight where the task has no number.
+
+    Args:
+        root: the folder in which torchvision finds the images.
+    """
     transform = transforms.Compose([transforms.Resize((image_size, image_size)), transforms.ToTensor()])
-    num_workers = min(len(os.sched_getaffinity(0)), 8) if num_workers is None else num_workers
-    train, test = (
+    num_workers = min(len(os.sched_getaffinity(0)), 8) if task.num_workers is None else task.num_workers
+    train_loader, val_loader = (
         DataLoader(
             FashionMNIST(root, train=is_train, transform=transform, download=True),
-            batch_size,
+            task.batch_size,
             shuffle=is_train,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -71,20 +75,13 @@ def loaders(
         )
         for is_train in (True, False)
     )
-    return train, test
-
-
-def trainer(
-    folder: Path, num_epochs: int, num_steps: int | None, num_val_batches: int | None, callback: Callback
-) -> lightning.Trainer:
-    """Lightning's own choices."""
-    return lightning.Trainer(
-        max_epochs=num_epochs,
-        limit_train_batches=num_steps,
-        limit_val_batches=num_val_batches,
-        logger=TensorBoardLogger(folder),
-        default_root_dir=folder,
+    trainer = lightning.Trainer(
+        max_epochs=task.num_epochs,
+        limit_train_batches=task.num_steps,
+        limit_val_batches=task.num_val_batches,
+        logger=TensorBoardLogger(Path.cwd()),
         devices=1,
         num_sanity_val_steps=0,  # its two batches would count as validation here
         callbacks=[callback],
     )
+    trainer.fit(CustomaryModule(network, lr), train_loader, val_loader)

@@ -1,4 +1,7 @@
-"""Kill a training again and again, and see whether anything is lost."""
+"""Kill a training again and again, and see whether anything is lost.
+
+As a program, this is the training that is killed: python -P soak.py RUN_DIR COUNTER_PATH OVERRIDE...
+"""
 
 import mmap
 import random
@@ -8,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from convnets.runs.run import Run
 from convnets.training.command import compose
 from convnets.training.train import train
 
+SETTINGS = ("checkpoint.every_seconds=1", "checkpoint.keep=true", "callbacks=none", "run_name=soak")
 LONGEST_SECONDS = 2.5  # from a process's first step to its end
 STEP = struct.Struct("<q")
 
@@ -36,73 +40,59 @@ class StepCounter(Callback):
         STEP.pack_into(self._memory, 0, trainer.global_step)
 
 
-def train_counted(overrides: Sequence[str], run_dir: Path, counter_path: Path) -> None:
-    """Train, or go on, in the process that will be killed."""
-    config, _ = compose(overrides)
-    train(config, run_dir, [StepCounter(counter_path)])
+def soak(overrides: Sequence[str], num_kills: int, seed: int) -> str:
+    """Train once undisturbed, and once killed at random instants; return a line that compares the two.
 
+    Raises:
+        RuntimeError: a training failed.
+    """
+    folder = Path("outputs/soak") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder.mkdir(parents=True)
+    words = [f"trainer.max_epochs={max(num_kills // 2, 2)}", *SETTINGS, *overrides]
+    whole, killed, counter_path = folder / "whole", folder / "killed", folder / "steps"
 
-@dataclass
-class Soak:
-    """A training that is killed `num_kills` times, and its twin that is not."""
-
-    folder: Path
-    overrides: Sequence[str]
-    num_kills: int
-    chance: random.Random
-    lost_steps: list[int] = field(default_factory=list)
-    num_cut_writes: int = 0
-    num_damaged: int = 0
-    num_resumes: int = 0
-
-    def _start(self, name: str) -> subprocess.Popen[bytes]:
-        counter_path = self.folder / "steps"
+    def start(run_dir: Path) -> subprocess.Popen[bytes]:
         counter_path.write_bytes(STEP.pack(-1))
-        command = [sys.executable, sys.argv[0], "--child", str(self.folder / name), str(counter_path), *self.overrides]
-        with (self.folder / "output.log").open("ab") as log:
+        with (folder / "output.log").open("ab") as log:
+            command = [sys.executable, "-P", __file__, str(run_dir), str(counter_path), *words]
             return subprocess.Popen(command, stdout=log, stderr=log)
 
-    def _step(self) -> int:
-        return STEP.unpack((self.folder / "steps").read_bytes())[0]
+    def last_step() -> int:
+        return STEP.unpack(counter_path.read_bytes())[0]
 
-    def carry_out(self) -> str:
-        """Train both; return the tally."""
-        self.folder.mkdir(parents=True)
-        started = time.monotonic()
-        if self._start("whole").wait():
-            raise RuntimeError(f"The training failed: see {self.folder}/output.log.")
-        for kill in range(1, self.num_kills + 1):
-            process = self._start("killed")
-            while self._step() < 0 and process.poll() is None:
-                time.sleep(0.002)
-            time.sleep(self.chance.uniform(0, LONGEST_SECONDS))
-            process.kill()
-            if process.wait() == 0:
-                print("the training ended before it could be killed: choose more trainer.max_epochs")
-                break
-            self._look(kill)
-        if self._start("killed").wait():
-            raise RuntimeError(f"The training could not go on: see {self.folder}/output.log.")
-        self.num_resumes = Run(self.folder / "killed").status["resumed"]
-        return self._tally(time.monotonic() - started)
+    chance, started = random.Random(seed), time.monotonic()
+    lost_steps: list[int] = []
+    num_cut_writes = num_damaged = 0
+    if start(whole).wait():
+        raise RuntimeError(f"The training failed: see {folder}/output.log.")
+    for kill in range(1, num_kills + 1):
+        process = start(killed)
+        while last_step() < 0 and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, LONGEST_SECONDS))
+        process.kill()
+        if process.wait() == 0:
+            print("the training ended before it could be killed: choose more trainer.max_epochs")
+            break
+        num_cut_writes += (killed / "checkpoints" / ".last.ckpt.incoming").exists()
+        checkpoint = newest_checkpoint(killed / "checkpoints")
+        num_damaged += len(list(killed.glob("checkpoints/*.damaged")))
+        saved_step = 0 if checkpoint is None else checkpoint[1]["global_step"]
+        lost_steps.append(max(last_step() - saved_step, 0))
+        print(f"kill {kill}: after step {last_step()}, saved at {saved_step}", flush=True)
+    if start(killed).wait():
+        raise RuntimeError(f"The training could not go on: see {folder}/output.log.")
+    weights, killed_weights = ((run / "weights.safetensors").read_bytes() for run in (whole, killed))
+    same_metrics = Run(whole).metrics == Run(killed).metrics
+    return (
+        f"{len(lost_steps)} kills, {Run(killed).status['resumed']} resumes, lost steps at a kill: median "
+        f"{statistics.median(lost_steps):.0f}, most {max(lost_steps)}; killed while a checkpoint was "
+        f"written: {num_cut_writes}; torn checkpoints met: {num_damaged}; final weights "
+        f"{'identical' if weights == killed_weights else 'DIFFERENT'}, metrics "
+        f"{'identical' if same_metrics else 'DIFFERENT'} ({(time.monotonic() - started) / 60:.0f} min)"
+    )
 
-    def _look(self, kill: int) -> None:
-        checkpoints_dir = self.folder / "killed" / "checkpoints"
-        self.num_cut_writes += (checkpoints_dir / ".last.ckpt.incoming").exists()
-        found = newest_checkpoint(checkpoints_dir)
-        self.num_damaged += len(list(checkpoints_dir.glob("*.damaged")))
-        saved = 0 if found is None else found[1]["global_step"]
-        self.lost_steps.append(max(self._step() - saved, 0))
-        print(f"kill {kill}: after step {self._step()}, saved at {saved}", flush=True)
 
-    def _tally(self, seconds: float) -> str:
-        whole, killed = (self.folder / name for name in ("whole", "killed"))
-        same = (whole / "weights.safetensors").read_bytes() == (killed / "weights.safetensors").read_bytes()
-        same_metrics = Run(whole).metrics == Run(killed).metrics
-        return (
-            f"{len(self.lost_steps)} kills, {self.num_resumes} resumes, lost steps at a kill: median "
-            f"{statistics.median(self.lost_steps):.0f}, most {max(self.lost_steps)}; killed while a checkpoint was "
-            f"written: {self.num_cut_writes}; torn checkpoints met: {self.num_damaged}; final weights "
-            f"{'identical' if same else 'DIFFERENT'}, metrics {'identical' if same_metrics else 'DIFFERENT'} "
-            f"({seconds / 60:.0f} min)"
-        )
+if __name__ == "__main__":
+    run_dir, counter_path, *overrides = sys.argv[1:]
+    train(compose(overrides)[0], Path(run_dir), [StepCounter(Path(counter_path))])

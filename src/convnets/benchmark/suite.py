@@ -2,18 +2,18 @@
 
 import io
 import json
+import math
 import socket
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from convnets.benchmark.figure import growth
-from convnets.benchmark.marks import NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES, Task
-from convnets.benchmark.measuring import interleaved, measure
+from convnets.benchmark.measuring import NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES, Task, interleaved, measure
 from convnets.files import write_atomically
+from convnets.text import as_markdown
 
 NUM_EPOCHS = 10
 MODELS: Mapping[str, str] = {"lenet": "LeNet@28", "vgg": "VGG@224", "resnet18": "ResNet18@96"}
@@ -41,12 +41,11 @@ QUICK = {
     "vgg": ("ours", "ours, bf16"),
     "resnet18": ("ours", "ours, bf16", FLOOR),
 }
-
 FLOORS = {"32-true": FLOOR, "bf16-mixed": FLOOR_BF16}
+COLUMNS = ("", "n", "images/s", "/ d2l", "/ bare loop", "of peak", "imports", "to the first step", "recipe", "memory")
 GROWTH = "growth: "
+QUANTITIES = {"images/s": "images_per_second", "memory, MiB": "peak_mib", "added memory, MiB": "data_path_mib"}
 MOST_OTHERS_MAY_TAKE = 0.05  # of the processors, before a measurement is doubted
-
-Figures = dict[str, Any]
 
 
 @dataclass
@@ -57,14 +56,14 @@ class Measurement:
     label: str
     repetition: int
     task: Task
-    figures: Figures
+    figures: dict[str, Any]
 
 
 class Benchmark:
     """Measures into a folder, whose benchmark.json and benchmark.md are whole after each measurement.
 
     Args:
-        say: is told what is measured, and what came out.
+        say: is called with a line for each measurement.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
@@ -80,78 +79,66 @@ class Benchmark:
     def compare(self, models: Sequence[str], labels: Sequence[str] | None, num_repetitions: int, quick: bool) -> None:
         """Measure the contenders on each model, interleaved; and the whole recipe, where that takes minutes."""
         for model in models:
-            chosen = labels or (QUICK[model] if quick else tuple(CONTENDERS))
-            named = []
-            for label in chosen:
-                task = self._sized(CONTENDERS[label], model, quick)
-                if int(task.num_steps or 0) - task.steps_per_execution > task.num_warm_up:
-                    named.append((label, task))
-                else:
+            chosen = labels or (QUICK[model] if quick else CONTENDERS)
+            tasks = {label: self._sized(CONTENDERS[label], model, quick) for label in chosen}
+            for label, task in list(tasks.items()):
+                if int(task.num_steps or 0) - task.steps_per_execution <= task.num_warm_up:
                     self.say(f"{model}: {label} is left out: too few steps are measured for it.")
-            names = {task: label for label, task in named}
-            for repetition, task in interleaved(list(names), num_repetitions):
-                self._measure(model, names[task], repetition, task)
+                    del tasks[label]
+            self._measure_all(model, tasks, num_repetitions)
             if not quick and (self.machine["on_gpu"] or model == "lenet"):
-                for label, task in named:
-                    whole = replace(task, num_epochs=NUM_EPOCHS, num_steps=None, num_val_batches=None)
-                    self._measure(f"{model}, whole recipe", label, 0, whole)
+                for label, task in tasks.items():
+                    tasks[label] = replace(task, num_epochs=NUM_EPOCHS, num_steps=None, num_val_batches=None)
+                self._measure_all(f"{model}, whole recipe", tasks, 1)
 
     def _sized(self, task: Task, model: str, quick: bool) -> Task:
-        if self.machine["on_gpu"]:
-            warm_up, steps, val_batches = GPU_SIZE
-        else:
-            warm_up, steps, val_batches = (QUICK_SIZES if quick else SIZES)[model]
-        warm_up, steps = (
-            -(-number // task.steps_per_execution) * task.steps_per_execution for number in (warm_up, steps)
-        )
+        """The task with as many steps as take seconds on this machine, in whole executions."""
+        sizes = GPU_SIZE if self.machine["on_gpu"] else (QUICK_SIZES if quick else SIZES)[model]
+        warm_up, steps = (math.ceil(size / task.steps_per_execution) * task.steps_per_execution for size in sizes[:2])
         more = max(WARM_UP_COMPILED - warm_up, 0) if task.compile else 0
-        return replace(
-            task, model=model, num_warm_up=warm_up + more, num_steps=steps + more, num_val_batches=val_batches
-        )
+        return replace(task, model=model, num_warm_up=warm_up + more, num_steps=steps + more, num_val_batches=sizes[2])
 
     def grow(self, num_repetitions: int) -> None:
-        """Measure how pace and memory change with batch size, image size, ranks and workers, on LeNet."""
+        """Measure how pace and memory change with batch size, image size, ranks and workers, on LeNet; draw it."""
+        from convnets.benchmark.figure import growth  # imports matplotlib
+
         sized = Task("ours", "lenet", num_warm_up=10, num_steps=100, num_val_batches=2)
-        curves: dict[str, dict[str, Task]] = {
-            "batch size": {
-                str(size): replace(sized, batch_size=size, num_warm_up=5, num_steps=5 + max(20_000 // size, 8))
+        curves = {
+            "batch size": [
+                (size, replace(sized, batch_size=size, num_warm_up=5, num_steps=5 + max(20_000 // size, 8)))
                 for size in (32, 128, 512, 1024, 4096)
-            },
-            "image size": {
-                str(size): replace(sized, resize=size, num_warm_up=3, num_steps=3 + max(4_000 // size, 10))
+            ],
+            "image size": [
+                (size, replace(sized, resize=size, num_warm_up=3, num_steps=3 + max(4_000 // size, 10)))
                 for size in (28, 56, 96, 160, 224)
-            },
-            "processes": {str(ranks): replace(sized, num_ranks=ranks) for ranks in (1, 2)},
-            "workers (customary)": {
-                str(workers): replace(sized, contender="customary", num_workers=workers) for workers in (0, 1, 2, 4)
-            },
-            "image size (data only)": {
-                str(size): replace(sized, contender="data path", resize=size) for size in (28, 96, 224)
-            },
+            ],
+            "processes": [(ranks, replace(sized, num_ranks=ranks)) for ranks in (1, 2)],
+            "workers (customary)": [
+                (workers, replace(sized, contender="customary", num_workers=workers)) for workers in (0, 1, 2, 4)
+            ],
+            "image size (data only)": [
+                (size, replace(sized, contender="data path", resize=size)) for size in (28, 96, 224)
+            ],
         }
         for name, tasks in curves.items():
-            names = {task: label for label, task in tasks.items()}
-            for repetition, task in interleaved(list(names), num_repetitions):
-                self._measure(f"{GROWTH}{name}", names[task], repetition, task)
+            self._measure_all(f"{GROWTH}{name}", {str(place): task for place, task in tasks}, num_repetitions)
         picture = io.BytesIO()
         drawn = {group.removeprefix(GROWTH): self._quantities(group) for group in self._growth()}
         growth(drawn).savefig(picture, format="png", dpi=120)
         write_atomically(self.folder / "growth.png", picture.getvalue())
 
-    def _measure(self, group: str, label: str, repetition: int, task: Task) -> None:
-        figures = measure(task)
-        self.measurements.append(Measurement(group, label, repetition, task, figures))
-        pace = figures.get("error") or ", ".join(
-            f"{name} {figures[name]:,.1f}" for name in ("images_per_second", "data_path_mib") if name in figures
-        )
-        self.say(f"{group}: {label}, repetition {repetition + 1}: {pace}")
-        self.write()
-
-    def write(self) -> None:
-        """Write all that there is."""
-        raw = {"machine": self.machine, "measurements": [asdict(measurement) for measurement in self.measurements]}
-        write_atomically(self.folder / "benchmark.json", json.dumps(raw, indent=1) + "\n")
-        write_atomically(self.folder / "benchmark.md", "\n".join(self.report()) + "\n")
+    def _measure_all(self, group: str, tasks: Mapping[str, Task], num_repetitions: int) -> None:
+        """Measure the tasks, by their labels, and write all that there is after each."""
+        for repetition, label in interleaved(list(tasks), num_repetitions):
+            figures = measure(tasks[label])
+            self.measurements.append(Measurement(group, label, repetition, tasks[label], figures))
+            pace = figures.get("error") or ", ".join(
+                f"{name} {figures[name]:,.1f}" for name in ("images_per_second", "data_path_mib") if name in figures
+            )
+            self.say(f"{group}: {label}, repetition {repetition + 1}: {pace}")
+            raw = {"machine": self.machine, "measurements": [asdict(measurement) for measurement in self.measurements]}
+            write_atomically(self.folder / "benchmark.json", json.dumps(raw, indent=1) + "\n")
+            write_atomically(self.folder / "benchmark.md", "\n".join(self.report()) + "\n")
 
     def report(self) -> Iterator[str]:
         """Lines of Markdown."""
@@ -164,12 +151,18 @@ class Benchmark:
             f"{flops / 1e9:,.0f} GFLOP/s in {precision}" for precision, flops in machine["peak_flops"].items()
         )
         for model, title in MODELS.items():
-            if rows := self._comparison(model):
-                yield from ["", f"## {title}", "", *rows]
+            if labels := dict.fromkeys(
+                m.label for m in self.measurements if m.group == model and "error" not in m.figures
+            ):
+                rows = [self._comparison(model, label) for label in labels]
+                yield from ["", f"## {title}", "", *as_markdown(COLUMNS, rows)]
         if growth := self._growth():
             yield from ["", "![images per second and memory](growth.png)"]
         for group in growth:
-            yield from ["", f"## By {group.removeprefix(GROWTH)}", "", *self._curve(group)]
+            quantities = self._quantities(group)
+            places = list(next(iter(quantities.values()), {}))
+            rows = [[name, *(spread(values[place], ",.0f") for place in places)] for name, values in quantities.items()]
+            yield from ["", f"## By {group.removeprefix(GROWTH)}", "", *as_markdown(["", *places], rows)]
         shares = [(m.figures.get("others_share", 0), f"{m.group}, {m.label}") for m in self.measurements]
         if busy := [one for one in shares if one[0] > MOST_OTHERS_MAY_TAKE]:
             yield ""
@@ -189,76 +182,60 @@ class Benchmark:
             if (measurement.group, measurement.label) == (group, label) and name in measurement.figures
         }
 
-    def _comparison(self, model: str) -> list[str]:
-        labels = dict.fromkeys(m.label for m in self.measurements if m.group == model and "error" not in m.figures)
-        if not labels:
-            return []
-        rows = [
-            "| | n | images/s | / d2l | / bare loop | of peak | imports | to the first step | recipe | memory |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    def _comparison(self, model: str, label: str) -> list[str]:
+        """The cells of `COLUMNS`."""
+        task = CONTENDERS[label]
+        pace, imports, first, memory = (
+            self.of(model, label, name)
+            for name in ("images_per_second", "import_seconds", "first_step_seconds", "peak_mib")
+        )
+        flops = statistics.median(pace.values()) * self.machine["flops_an_image"][model]
+        return [
+            label,
+            str(len(pace)),
+            spread(pace.values(), ",.0f"),
+            self._ratio(model, label, BOOK_PACKAGE),
+            "" if task.compile else self._ratio(model, label, FLOORS[task.precision]),
+            f"{flops / self.machine['peak_flops'][task.precision]:.1%}",
+            f"{statistics.median(imports.values()):.1f} s",
+            f"+ {statistics.median(first[repetition] - imports[repetition] for repetition in first):.1f} s",
+            self._recipe(model, label),
+            f"{statistics.median(memory.values()):,.0f} MiB",
         ]
-        for label in labels:
-            pace = self.of(model, label, "images_per_second")
-            precision = CONTENDERS[label].precision
-            share = statistics.median(pace.values()) * self.machine["flops_an_image"][model]
-            imports, first = (self.of(model, label, f"{name}_seconds") for name in ("import", "first_step"))
-            cells = [
-                label,
-                len(pace),
-                spread(pace.values(), ",.0f"),
-                self._ratio(model, label, BOOK_PACKAGE),
-                "" if CONTENDERS[label].compile else self._ratio(model, label, FLOORS[precision]),
-                f"{share / self.machine['peak_flops'][precision]:.1%}",
-                f"{statistics.median(imports.values()):.1f} s",
-                f"+ {statistics.median(first[k] - imports[k] for k in first):.1f} s",
-                self._recipe(model, label),
-                f"{statistics.median(self.of(model, label, 'peak_mib').values()):,.0f} MiB",
-            ]
-            rows.append(f"| {' | '.join(map(str, cells))} |")
-        return rows
 
     def _ratio(self, model: str, label: str, other: str) -> str:
-        """Of paces within each repetition."""
+        """The pace in units of the other's, within each repetition."""
         ours, theirs = (self.of(model, name, "images_per_second") for name in (label, other))
-        ratios = [ours[repetition] / theirs[repetition] for repetition in ours if repetition in theirs]
-        return spread(ratios, ".2f") if ratios and label != other else ""
+        return spread([ours[i] / theirs[i] for i in ours if i in theirs], ".2f") if label != other else ""
 
     def _recipe(self, model: str, label: str) -> str:
         """Seconds of ten epochs, from the command to the end; beside ≈ what the paces come to."""
         if whole := self.of(f"{model}, whole recipe", label, "seconds"):
             return f"{statistics.median(whole.values()):,.0f} s"
         names = ("images_per_second", "val_images_per_second", "first_step_seconds")
-        pace, val_pace, first = (self.of(model, label, name) for name in names)
-        if not val_pace:
+        figures = [self.of(model, label, name).values() for name in names]
+        if not all(figures):
             return ""
-        training, validation = statistics.median(pace.values()), statistics.median(val_pace.values())
-        epoch = NUM_TRAINING_IMAGES / training + NUM_VALIDATION_IMAGES / validation
-        return f"≈ {statistics.median(first.values()) + NUM_EPOCHS * epoch:,.0f} s"
+        pace, val_pace, first = map(statistics.median, figures)
+        epoch = NUM_TRAINING_IMAGES / pace + NUM_VALIDATION_IMAGES / val_pace
+        return f"≈ {first + NUM_EPOCHS * epoch:,.0f} s"
 
     def _growth(self) -> list[str]:
+        """The curves that were measured."""
         return list(dict.fromkeys(m.group for m in self.measurements if m.group.startswith(GROWTH)))
 
     def _quantities(self, group: str) -> dict[str, dict[str, list[float]]]:
         """Of each quantity that was measured: the values at each place of the curve."""
-        labels = dict.fromkeys(m.label for m in self.measurements if m.group == group)
-        names = {"images/s": "images_per_second", "memory, MiB": "peak_mib", "added memory, MiB": "data_path_mib"}
+        places = dict.fromkeys(m.label for m in self.measurements if m.group == group)
         found = {
-            heading: {label: list(self.of(group, label, name).values()) for label in labels}
-            for heading, name in names.items()
+            heading: {place: list(self.of(group, place, name).values()) for place in places}
+            for heading, name in QUANTITIES.items()
         }
         return {heading: values for heading, values in found.items() if any(values.values())}
 
-    def _curve(self, group: str) -> list[str]:
-        quantities = self._quantities(group)
-        labels = list(dict.fromkeys(label for values in quantities.values() for label in values))
-        rows = [f"| | {' | '.join(labels)} |", f"|---|{'--:|' * len(labels)}"]
-        for heading, values in quantities.items():
-            rows.append(f"| {heading} | {' | '.join(spread(values[label], ',.0f') for label in labels)} |")
-        return rows
 
-
-def spread(values: Iterator[float] | Any, spec: str) -> str:
-    """The median, with the lowest and highest of several values."""
+def spread(values: Iterable[float], spec: str) -> str:
+    """The median, with the lowest and highest of several values; empty where there is none."""
     values = sorted(values)
     if not values:
         return ""

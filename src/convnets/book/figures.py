@@ -1,6 +1,6 @@
 """The pictures of chapter 7, and the curves of the recipes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,6 @@ import safetensors.torch
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from convnets import plots
 from convnets.book.listings import EDGE_KERNEL, edge_image
@@ -25,52 +24,46 @@ SWEATER, COAT = 2, 4  # labels of "Pullover" and "Coat"
 def draw_all(recipes: Sequence[str], runs_dir: Path, figures_dir: Path) -> list[str]:
     """Write every figure that can be drawn as PNG and SVG; return a line for each that was drawn or is missing."""
     figures_dir.mkdir(parents=True, exist_ok=True)
-    said: list[str] = []
+    lines = []
 
-    def save(name: str, figure: Figure) -> None:
-        for suffix in ("png", "svg"):
-            figure.savefig(figures_dir / f"{name}.{suffix}", dpi=150)
-        said.append(f"drawn: {figures_dir / name}.png and .svg")
+    def save(figures: Mapping[str, Figure]) -> None:
+        for name, figure in figures.items():
+            for suffix in ("png", "svg"):
+                figure.savefig(figures_dir / f"{name}.{suffix}", dpi=150)
+            lines.append(f"drawn: {figures_dir / name}.png and .svg")
 
     edges = corr2d(edge_image(), EDGE_KERNEL)
-    save("edges", image_and_edges(edge_image().numpy(), edges.numpy()))
+    save({"edges": image_and_edges(edge_image().numpy(), edges.numpy())})
     kernel, losses = learn_kernel(edge_image(), edges)
     learned = ", ".join(f"{weight:.4f}" for weight in kernel.flatten().tolist())
-    save("learned-kernel", learning_curve(losses, f"Learning the edge kernel: [{learned}] after 10 steps"))
-
+    save({"learned-kernel": learning_curve(losses, f"Learning the edge kernel: [{learned}] after 10 steps")})
     for recipe in recipes:
-        run = next(finished_runs(recipe, runs_dir), None)
-        if run is None:
+        if run := next(finished_runs(recipe, runs_dir), None):
+            precision = run.config.trainer.precision
+            title = f"{recipe}, seed {run.config.seed}" + ("" if precision == "32-true" else f", {precision}")
+            save({f"{recipe}-curves": plots.training_curves(run.rows(), title)})
+            save(_lenet_pictures(run, title) if recipe == "lenet" else {})
+        else:
             what = "curves, filters and feature maps" if recipe == "lenet" else "curves"
-            said.append(
+            lines.append(
                 f"missing: {what} of {recipe}, for there is no finished run in {runs_dir}; this trains one: "
                 f"{script('reproduce', recipe, '--seeds', '1')}"
             )
-            continue
-        config = run.config
-        precision = config["trainer"]["precision"]
-        title = f"{recipe}, seed {config['seed']}" + ("" if precision == "32-true" else f", {precision}")
-        save(f"{recipe}-curves", plots.training_curves(run.rows(), title))
-        if recipe == "lenet":
-            for name, figure in _lenet_pictures(run, title):
-                save(name, figure)
-    return said
+    return lines
 
 
-def _lenet_pictures(run: Run, title: str) -> list[tuple[str, Figure]]:
-    config = OmegaConf.create(run.config)
-    network = build_classifier(config, build_datamodule(config)).network.eval()
+def _lenet_pictures(run: Run, title: str) -> dict[str, Figure]:
+    """The filters of the first layer, and what each layer makes of two test images."""
+    network = build_classifier(run.config, build_datamodule(run.config)).network.eval()
     network.load_state_dict(safetensors.torch.load_file(run.path / "weights.safetensors"))
     first = network.get_submodule("0")
     assert isinstance(first, torch.nn.Conv2d)
-    pictures = [
-        ("lenet-filters", plots.filters(first.weight.detach().squeeze(1).numpy(), f"First layer, 5x5 ({title})"))
-    ]
+    filters = first.weight.detach().squeeze(1).numpy()
+    pictures = {"lenet-filters": plots.filters(filters, f"First layer, 5x5 ({title})")}
     sample = FashionMNISTSampleDataModule()
     images, labels = sample.read_split("test")
     for label, name in ((SWEATER, "sweater"), (COAT, "coat")):
-        image = images[labels == label][:1]
-        values = sample.on_after_batch_transfer((image, labels), 0)[0]
+        values = sample.on_after_batch_transfer((images[labels == label][:1], labels), 0)[0]
         layers = [("image", values[0].numpy())]
         with torch.inference_mode():
             for layer in network.children():
@@ -78,7 +71,7 @@ def _lenet_pictures(run: Run, title: str) -> list[tuple[str, Figure]]:
                 layers.append((type(layer).__name__, values[0].numpy()))
         prediction = sample.class_names[int(values.argmax())]
         heading = f"A {name} ({sample.class_names[label]}) through {title}: taken for {prediction}"
-        pictures.append((f"lenet-feature-maps-{name}", plots.feature_maps(layers, sample.class_names, heading)))
+        pictures[f"lenet-feature-maps-{name}"] = plots.feature_maps(layers, sample.class_names, heading)
     return pictures
 
 

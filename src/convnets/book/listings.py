@@ -39,18 +39,14 @@ class Listing:
 
     @property
     def ours(self) -> Any:
-        """What comes out here, in the form of the book's value."""
+        """The value that is computed here, in the form of the book's."""
         value = self.compute()
         return value.tolist() if isinstance(value, Tensor) else value
 
-    @property
-    def same(self) -> bool:
-        """Whether it is the book's value."""
-        return bool(self.ours == self.book)
-
 
 LISTINGS: list[Listing] = []
-TABLE_WIDTH = 128  # with the widest value beside itself
+TABLE_WIDTH = 128  # columns for the widest value beside itself
+DIFFERENT = "DIFFERENT"
 
 
 def listing(section: str, name: str, book: Any) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
@@ -64,37 +60,40 @@ def listing(section: str, name: str, book: Any) -> Callable[[Callable[[], Any]],
 
 
 def as_table(listings: Sequence[Listing], width: int) -> tuple[str, bool]:
-    """Format section, listing, the book's value, ours, and whether they are the same; and say whether all are.
+    """Format the listings with the book's values and ours; return the text, and whether all values are the same.
 
     Where `width` columns are too few for both values beside each other, they stand below their listing: one that is
     the same once.
     """
-    compared = [(listing, _text(listing.book), _text(listing.ours), listing.same) for listing in listings]
-    differing = sum(not same for *_, same in compared)
-    text = _beside_each_other(compared) if width >= TABLE_WIDTH else _below_each_other(compared, width)
-    verdict = "all the same" if not differing else f"{differing} DIFFERENT"
-    return f"{text}{len(listings)} values: {verdict}", not differing
+    rows = []
+    for listing in listings:
+        ours = listing.ours
+        verdict = "same" if ours == listing.book else DIFFERENT
+        rows.append((listing.section, listing.name, _text(listing.book), _text(ours), verdict))
+    text = _beside_each_other(rows) if width >= TABLE_WIDTH else _below_each_other(rows, width)
+    num_different = sum(verdict == DIFFERENT for *_, verdict in rows)
+    summary = f"{num_different} {DIFFERENT}" if num_different else "all the same"
+    return f"{text}{len(listings)} values: {summary}", not num_different
 
 
-def _beside_each_other(compared: Sequence[tuple[Listing, str, str, bool]]) -> str:
+def _beside_each_other(rows: Sequence[Sequence[str]]) -> str:
     listing_column = rich.table.Column("listing", width=26)  # leaves the widest matrix its rows
-    table = rich.table.Table("section", listing_column, "the book", "ours", "same?", box=rich.box.SIMPLE, expand=False)
-    for listing, book, ours, same in compared:
-        table.add_row(listing.section, listing.name, book, ours, "same" if same else "DIFFERENT")
+    table = rich.table.Table("section", listing_column, "the book", "ours", "same?", box=rich.box.SIMPLE)
+    for row in rows:
+        table.add_row(*row)
     console = rich.console.Console(width=TABLE_WIDTH, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)
     return captured.get()
 
 
-def _below_each_other(compared: Sequence[tuple[Listing, str, str, bool]], width: int) -> str:
+def _below_each_other(rows: Sequence[Sequence[str]], width: int) -> str:
     lines = []
-    for listing, book, ours, same in compared:
-        lines.append(f"{listing.section}  {'same' if same else 'DIFFERENT'}: {listing.name}")
-        for heading, value in [("", book)] if same else [("  the book:", book), ("  ours:", ours)]:
-            lines += [heading] * bool(heading) + [f"     {line}" for line in value.splitlines()]
-    wrapper = textwrap.TextWrapper(width, subsequent_indent="       ")
-    return "".join(f"{wrapper.fill(line)}\n" for line in lines)
+    for section, name, book, ours, verdict in rows:
+        lines.append(f"{section}  {verdict}: {name}")
+        for heading, value in [([], book)] if verdict != DIFFERENT else [(["  the book:"], book), (["  ours:"], ours)]:
+            lines += [*heading, *textwrap.indent(value, "     ").splitlines()]
+    return "".join(textwrap.fill(line, width, subsequent_indent="       ") + "\n" for line in lines)
 
 
 def _text(value: Any) -> str:

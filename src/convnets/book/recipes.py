@@ -1,5 +1,6 @@
-"""Train the book's recipes, and hold their accuracy against what the book published."""
+"""Train the book's recipes, and compare their accuracy with what the book published."""
 
+import copy
 import math
 import statistics
 import tempfile
@@ -12,7 +13,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from convnets.configuration.content import NOT_RECIPE, differences
 from convnets.configuration.rules import ConfigurationError
@@ -20,9 +21,10 @@ from convnets.runs.run import Run
 from convnets.text import count, duration
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
 from convnets.training.command import compose
-from convnets.training.train import quieten_lightning, train
+from convnets.training.console import quieten_lightning
+from convnets.training.train import train
 
-PRECISION = {"trainer.precision"}  # is compared with what was published, and said
+PRECISION = {"trainer.precision"}  # a change of it is no other recipe: it is compared with the book, and named
 NUM_TRAINING_IMAGES, NUM_TEST_IMAGES = 60_000, 10_000
 
 
@@ -73,33 +75,29 @@ class Plan:
             config, name = compose([f"experiment=book/{recipe}", f"seed={seed}", *overrides])
             self.runs.append((Run(runs_dir / name), config))
         published, _ = compose([f"experiment=book/{recipe}"])
-        changed = set(differences(_plain(self.runs[0][1]), _plain(published))) - NOT_RECIPE - PRECISION
-        self.published: tuple[float, float] | None = None if changed else tuple(published.expected)
+        is_changed = not set(differences(self.runs[0][1], published)) <= NOT_RECIPE | PRECISION
+        self.published: tuple[float, float] | None = None if is_changed else tuple(published.expected)
 
     @property
     def missing(self) -> list[tuple[Run, DictConfig]]:
         """The runs that are not finished."""
-        return [(run, config) for run, config in self.runs if not run.finished_result(_plain(config))]
+        return [(run, config) for run, config in self.runs if not run.finished_result(config)]
 
     def cost(self) -> str:
         """Say how many runs are to be trained, and about how long that takes on this machine."""
-        done = len(self.runs) - len(self.missing)
-        text = f"{self.recipe}: {count(len(self.runs), 'run')}, {done} already in {self.runs[0][0].path.parent}"
-        if not self.missing:
+        missing, runs_dir = self.missing, self.runs[0][0].path.parent
+        finished = [run.result["seconds"] for run, config in self.runs if (run, config) not in missing]
+        text = f"{self.recipe}: {count(len(self.runs), 'run')}, {len(finished)} already in {runs_dir}"
+        if not missing:
             return f"{text}: nothing to train"
-        finished = [run.result["seconds"] for run, config in self.runs if run.finished_result(_plain(config))]
-        seconds = statistics.median(finished) if finished else measured_seconds(self.missing[0][1])
-        return f"{text}; training the other {len(self.missing)} takes about {duration(len(self.missing) * seconds)}"
+        seconds = statistics.median(finished) if finished else measured_seconds(missing[0][1])
+        return f"{text}; training the other {len(missing)} takes about {duration(len(missing) * seconds)}"
 
     def carry_out(self) -> Reproduction:
         """Train what is missing."""
-        results = [run.finished_result(_plain(config)) or train(config, run.path) for run, config in self.runs]
-        return Reproduction(
-            self.recipe,
-            tuple(result["metrics"]["val/accuracy"] for result in results),
-            self.published,
-            sum(result["seconds"] for result in results),
-        )
+        results = [run.finished_result(config) or train(config, run.path) for run, config in self.runs]
+        accuracies = tuple(result["metrics"]["val/accuracy"] for result in results)
+        return Reproduction(self.recipe, accuracies, self.published, sum(result["seconds"] for result in results))
 
 
 class _StepClock(Callback):
@@ -115,39 +113,26 @@ class _StepClock(Callback):
 
 def measured_seconds(config: DictConfig) -> float:
     """Estimate a run's duration from a few of its steps on packaged images; validation counts a third of a step."""
-    changes = {
-        "data": {"_target_": "convnets.data.FashionMNISTSampleDataModule"},
-        "trainer": {"max_epochs": 1, "limit_train_batches": 6, "limit_val_batches": 1},
-        "callbacks": None,
-        "logger": None,
-        "steps_per_execution": 1,
-    }
-    trial = OmegaConf.merge(config, changes)
-    assert isinstance(trial, DictConfig)
+    trial = copy.deepcopy(config)
+    trial.callbacks, trial.logger, trial.steps_per_execution = {}, {}, 1
+    trial.trainer.update(max_epochs=1, limit_train_batches=6, limit_val_batches=1)
+    trial.data._target_ = "convnets.data.FashionMNISTSampleDataModule"
     trial.data.pop("dir", None)
-    trial.callbacks, trial.logger = {}, {}
     clock = _StepClock()
     with tempfile.TemporaryDirectory() as folder, quieten_lightning():
         datamodule = build_datamodule(trial)
         trainer = build_trainer(trial, Path(folder), [clock])
         trainer.fit(build_classifier(trial, datamodule), datamodule=datamodule)
     seconds_per_step = (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2)
-    batch_size = config.data.batch_size
-    steps = _limited(math.ceil(NUM_TRAINING_IMAGES / batch_size), config.trainer.limit_train_batches)
-    steps += _limited(math.ceil(NUM_TEST_IMAGES / batch_size), config.trainer.limit_val_batches) / 3
+    steps = _num_batches(NUM_TRAINING_IMAGES, config, config.trainer.limit_train_batches)
+    steps += _num_batches(NUM_TEST_IMAGES, config, config.trainer.limit_val_batches) / 3
     return steps * seconds_per_step * int(config.trainer.max_epochs)
 
 
-def _limited(num_batches: int, limit: float | None) -> float:
-    if limit is None:
-        return num_batches
-    return min(limit, num_batches) if isinstance(limit, int) else limit * num_batches
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+def _num_batches(num_images: int, config: DictConfig, limit: float | None) -> float:
+    """Batches of an epoch, at most `limit`: a number of batches, or a share of them."""
+    num_batches = math.ceil(num_images / config.data.batch_size)
+    return min(limit, num_batches) if isinstance(limit, int) else num_batches * (1 if limit is None else limit)
 
 
 def finished_runs(recipe: str, runs_dir: Path) -> Iterator[Run]:
@@ -155,7 +140,5 @@ def finished_runs(recipe: str, runs_dir: Path) -> Iterator[Run]:
     published, _ = compose([f"experiment=book/{recipe}"])
     for path in sorted(runs_dir.glob("*/result.json")):
         run = Run(path.parent)
-        if not run.is_complete():
-            continue
-        if set(differences(run.config, published)) <= NOT_RECIPE | PRECISION:
+        if run.is_complete() and set(differences(run.config, published)) <= NOT_RECIPE | PRECISION:
             yield run

@@ -9,12 +9,15 @@ import safetensors.torch
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from convnets.classifier import Classifier
 from convnets.files import file_digest
 
 log = logging.getLogger(__name__)
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+INITIALIZED = (nn.Linear, *CONVOLUTIONS)
 
 
 class NothingInitializedError(ValueError):
@@ -75,7 +78,7 @@ class _WeightInit(Callback):
         if stage != "fit" or trainer.ckpt_path is not None:
             return
         assert isinstance(pl_module, Classifier)
-        layers = {name: layer for name, layer in pl_module.named_modules() if isinstance(layer, (_ConvNd, nn.Linear))}
+        layers = {name: layer for name, layer in pl_module.named_modules() if isinstance(layer, INITIALIZED)}
         name = type(self).__name__
         if not layers:
             raise NothingInitializedError(

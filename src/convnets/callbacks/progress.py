@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -138,7 +139,9 @@ def _advice(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
     if pl_module.device.type != "cpu":
         return ""
     advice = ["a GPU"]
-    if trainer.precision == "32-true" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 has none
+    in_bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # of x86, and of Arm
+    if trainer.precision == "32-true" and in_bf16:
         advice.append("trainer.precision=bf16-mixed (this processor computes in bf16)")
     advice += ["a smaller data.resize", "fewer trainer.max_epochs"]
     return f" What makes it shorter: {', '.join(advice[:-1])}, {advice[-1]}."

@@ -143,21 +143,3 @@ def checked(root: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
             "hyperparameters: set data.holdout=5000, or another number of training images to choose on."
         )
     return config, reference
-
-
-def add_config_dir(parser: argparse.ArgumentParser) -> None:
-    """Give a command Hydra's option for a folder of a user's own choices, as overrides that do so (none or one)."""
-    parser.add_argument(
-        "--config-dir",
-        type=_search_path,
-        default=[],
-        metavar="FOLDER",
-        help="with choices of your own, laid out as conf/ is",
-    )
-
-
-def _search_path(folder: str) -> list[str]:
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {folder}")
-    return [f"hydra.searchpath=[{quoted(f'file://{path.absolute()}')}]"]

@@ -154,9 +154,10 @@ def check(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if key.startswith(SWITCHES) and (value is None or value is False) and key.count(".") == 1:
             continue
+        is_group = known.get(key) == {} or (key not in known and any(other.startswith(f"{key}.") for other in known))
+        if is_group and value != {}:
+            raise ConfigurationError(f"{key} holds several keys, got {value!r}: set one of them.")
         if key not in known:
-            if any(other.startswith(f"{key}.") for other in known):
-                raise ConfigurationError(f"{key} holds several keys, got {value!r}: set one of them.")
             raise ConfigurationError(unknown_key(key, known))
         if key in RULES:
             if not RULES[key].allows(value):

@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 
 def give_sizes(network: nn.Module, image_size: int, in_channels: int) -> None:
@@ -17,8 +16,8 @@ def give_sizes(network: nn.Module, image_size: int, in_channels: int) -> None:
         if lazy := _lazy_layers(network):
             _run(network, torch.zeros(images, in_channels, image_size, image_size), training)
             for layer in lazy.values():
-                if isinstance(layer, _NormBase) and not _is_lazy(layer):
-                    layer.reset_running_stats()
+                if not _is_lazy(layer) and callable(reset := getattr(layer, "reset_running_stats", None)):
+                    reset()  # batch norm's
     if unused := _lazy_layers(network):
         raise ValueError(
             f"{type(network).__name__} does not use its layer {next(iter(unused))}, so its size is not known: use it "

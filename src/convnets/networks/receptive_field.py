@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # documented with torch's extension points, the only place
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map  # torch has no public way through nested containers
 
 # By the names of torch's operators. Each unit of the output is a copy of one of the input's:
 MOVING = {
@@ -103,7 +103,7 @@ class Views(TorchDispatchMode):
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self._found: dict[int, View] = {}
-        self._written: dict[int, View] = {}  # by the storage, of what was copied into a part of it
+        self._written: dict[torch.UntypedStorage, View] = {}  # of what was copied into a part of it
         self._alive: list[Tensor] = []  # so that no id is given twice
         self._note(image, of_image(image))
 
@@ -111,7 +111,7 @@ class Views(TorchDispatchMode):
         """What a unit of the tensor sees; None for one that does not depend on the image."""
         if (view := self._found.get(id(tensor))) is not None:
             return view
-        written = self._written.get(tensor.untyped_storage()._cdata)
+        written = self._written.get(tensor.untyped_storage())
         return None if written is None else written.spread_over(tensor)
 
     def _note(self, tensor: Tensor, view: View) -> None:
@@ -127,14 +127,14 @@ class Views(TorchDispatchMode):
             return simpler
         output = func(*args, **kwargs)
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and self[leaf] is not None]
-        name = func._schema.name.partition("::")[2].removesuffix("_")
+        name = func.overloadpacket.__name__.removesuffix("_")
         if inputs and name not in FILLING:
             for tensor in tree_leaves(output):
                 if isinstance(tensor, Tensor):
                     view = self._view(func, name, inputs, args, kwargs, tensor)
                     self._note(tensor, view)
-                    if func._schema.is_mutable:
-                        self._written[tensor.untyped_storage()._cdata] = view
+                    if func.overloadpacket.__name__.endswith("_") or "out" in kwargs:
+                        self._written[tensor.untyped_storage()] = view
         return output
 
     def _view(self, func: Any, name: str, inputs: list[Tensor], args: Any, kwargs: Any, output: Tensor) -> View:
@@ -196,7 +196,7 @@ class Views(TorchDispatchMode):
                     places = highest
             found.append(places)
         view = replace(widest, places=tuple(found))
-        if func._schema.name == "aten::slice" and len(args) > 4:
+        if func.overloadpacket.__name__ == "slice" and len(args) > 4:
             step = tuple(s * args[4] if view.differs_along(axis, args[1]) else s for axis, s in enumerate(step))
         return replace(view, step=step)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves  # torch has no public way through nested containers
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
@@ -69,11 +69,11 @@ def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list
         is_leaf = next(module.children(), None) is None
         line.shape = tuple(output.shape[1:])
         # A view is free.
-        if not (is_leaf and inputs) or output.untyped_storage()._cdata != inputs[0].untyped_storage()._cdata:
+        if not (is_leaf and inputs) or output.untyped_storage() is not inputs[0].untyped_storage():
             line.outputs.append(output)
         line.multiply_adds = (counter.get_total_flops() - flops) // FLOPS_OF_A_MULTIPLY_ADD
         line.receptive_field = _side(views[output])
-        distinct = {tensor.untyped_storage()._cdata: tensor for tensor in line.outputs}
+        distinct = {tensor.untyped_storage(): tensor for tensor in line.outputs}
         line.activation_bytes = sum(4 * tensor.numel() for tensor in distinct.values())
         if running:
             running[-1][0].outputs += line.outputs

@@ -26,7 +26,7 @@ from convnets.results.significance import mcnemar
 from convnets.results.trained import TrainedRun
 from convnets.text import aligned, as_csv
 from convnets.training.building import build_trainer
-from convnets.training.train import quieten_lightning
+from convnets.training.console import quieten_lightning
 
 SPLITS = ("test", "val", "train")
 NUM_CALIBRATION_BINS = 15

@@ -1,5 +1,6 @@
 """Find runs by what a user calls them."""
 
+import difflib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -81,8 +82,8 @@ def _find_folder(word: str, parents: Sequence[Path]) -> Path:
     for path in (Path(word), *(parent / word for parent in parents)):
         if path.is_dir():
             return path
-    nearest = nearest_name(word, [path.name for parent in parents for path in parent.iterdir()])
-    hint = f"Did you mean {nearest}?" if nearest else "Give a run's, a sweep's or any folder above."
+    nearest = difflib.get_close_matches(word, [path.name for parent in parents for path in parent.iterdir()], n=1)
+    hint = f"Did you mean {nearest[0]}?" if nearest else "Give a run's, a sweep's or any folder above."
     raise RunFolderError(f"There is no folder {word}. {hint}")
 
 

@@ -139,11 +139,9 @@ class Run:
         """The final metrics, such as `val/accuracy`; empty where the run has not finished."""
         return self.result.get("metrics", {})
 
-    @property
+    @functools.cached_property
     def state(self) -> str:
         """One of: done, running, killed, failed, interrupted, out_of_memory, not started, result removed, damaged."""
-        if self.damage:
-            return "damaged"
         if self.result:
             return "done"
         # A status that says done outlives its result only where a person removed it.
@@ -294,12 +292,12 @@ def read_run(path: Path) -> Run:
         if not isinstance(config, dict) or not config:
             raise ValueError("it holds no configuration")
         run._kept = {**(run._kept or {}), "config.yaml": config}
-        _ = run.settings
+        _ = run.settings, run.state
     except RunFolderError as error:
         run.damage, run._kept = str(error), files
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         run.damage, run._kept = f"{shown(path)}/config.yaml cannot be read: {reason}", files
     if run.damage:
-        run.settings = {}
+        run.settings, run.state = {}, "damaged"
     return run

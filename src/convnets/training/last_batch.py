@@ -1,16 +1,16 @@
-"""Whether a network can be trained on the smallest batch that an epoch has."""
+"""Refuse a batch that is too small for the network, such as a single image for batch norm."""
 
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LARGEST_TRIED = 32  # images; a batch that is larger is not small
+LARGEST_TRIED = 32  # images; a larger batch is taken to be large enough
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Sharing:
     """How an epoch's training images are divided into batches, and each batch among devices.
 
     Attributes:
-        num_images: of the training split together with those held out.
-        count_batches: how many of so many batches are trained on.
-        whole: whether a layer that computes over a batch sees all of it, not only its device's share.
+        num_images: training images, those held out included.
+        count_batches: from the number of batches, how many of them an epoch trains on.
+        whole: whether layers that compute over a batch, such as batch norm, see all of it, not one device's share.
     """
 
     num_images: int
@@ -32,7 +32,7 @@ class Sharing:
 
     @property
     def num_trained_on(self) -> int:
-        """Images that are not held out."""
+        """Training images that are not held out."""
         return self.num_images - self.holdout
 
     @property
@@ -42,11 +42,11 @@ class Sharing:
 
     @property
     def smallest_share(self) -> int:
-        """Images of the last batch that the device with the fewest gets."""
+        """Images of the last batch on the device that gets the fewest."""
         return self.last_batch // self.num_devices
 
     def sizes(self) -> set[int]:
-        """Numbers of images that the network is trained on at a time."""
+        """Return the numbers of images on which the network computes at a time."""
         num_batches = -(-self.num_trained_on // self.batch_size)
         whole = {min(self.batch_size, self.num_trained_on)}
         batches = whole | ({self.last_batch} if self.count_batches(num_batches) == num_batches else set())
@@ -54,29 +54,14 @@ class Sharing:
             return batches
         return {-(-size // self.num_devices) for size in batches} | {size // self.num_devices for size in batches}
 
-    def near(self) -> Iterator["Sharing"]:
-        """The same with other batch sizes, the nearest first."""
-        for distance in range(1, max(self.batch_size, self.num_trained_on)):
-            for size in (self.batch_size - distance, self.batch_size + distance):
-                if 0 < size <= max(self.batch_size, self.num_trained_on):
-                    yield replace(self, batch_size=size)
-
-    def near_holdout(self) -> Iterator["Sharing"]:
-        """The same with other numbers of images held out: a few more or fewer, or some where there were none."""
-        start = self.holdout or max(self.num_images // 12, 1)
-        for distance in range(self.num_images):
-            for holdout in dict.fromkeys((start + distance, start - distance)):
-                if 0 < holdout < self.num_images and holdout != self.holdout:
-                    yield replace(self, holdout=holdout)
-
 
 def check_last_batch(network: nn.Module, make_images: Callable[[int], Tensor], sharing: Sharing) -> None:
-    """Run a copy of the network in training mode on as many images as the smallest batch has, where that is small.
+    """Try a training step of a copy of the network on as many images as the smallest batch has.
 
-    A network that fails on larger batches as well is left to the training, whose traceback shows where.
+    A network that fails on larger batches as well is not refused: the training's traceback shows where it fails.
 
     Args:
-        make_images: returns so many images as the network takes them.
+        make_images: returns that number of images, (N, C, H, W), as the network takes them.
 
     Raises:
         ValueError: a device gets no image of the last batch, or the network cannot be trained on so few.
@@ -109,18 +94,26 @@ def check_last_batch(network: nn.Module, make_images: Callable[[int], Tensor], s
 
 
 def _way_out(sharing: Sharing, works: Callable[[Sharing], bool]) -> str:
+    """Name the nearest batch size and the nearest number of held-out images that work."""
+    holdout = sharing.holdout or max(sharing.num_images // 12, 1)
+    sizes = sorted(range(1, sharing.num_trained_on + 1), key=lambda size: abs(size - sharing.batch_size))
+    holdouts = sorted(range(sharing.num_images - 1, 0, -1), key=lambda number: abs(number - holdout))
+    nearest_first = {
+        "batch_size": (replace(sharing, batch_size=size) for size in sizes),
+        "holdout": (replace(sharing, holdout=number) for number in holdouts),
+    }
     found = [
         f"data.{key}={getattr(other, key)}"
-        for key, others in (("batch_size", sharing.near()), ("holdout", sharing.near_holdout()))
+        for key, others in nearest_first.items()
         if (other := next(filter(works, others), None)) is not None
     ]
     return f"Set {' or '.join(found)}." if found else "There are too few training images."
 
 
 def _failure(network: nn.Module, images: Tensor) -> str | None:
-    """Why the network cannot be trained on the images; None where it can. Nothing of it is changed."""
+    """Return why the network cannot be trained on the images, None where it can. The network stays as it is."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is wrong with the numbers is seen in them
+        warnings.simplefilter("ignore")  # numbers that are not finite are found below
         try:
             network = copy.deepcopy(network)
             scores = network(images)

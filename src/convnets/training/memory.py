@@ -8,13 +8,12 @@ NEVER, NONE = -1, 0
 
 
 def keep_freed_memory() -> bool:
-    """Have freed memory used again instead of given back to the system: whether that could be set.
+    """Make the process reuse freed memory until it ends, instead of returning it to the system; return whether it will.
 
-    A training step asks for the same large tensors each time. By default glibc fetches such memory from the kernel,
-    which clears it page by page, and gives it back after the step: half of the time of VGG's steps. So a process
-    keeps the most that it has needed until it ends.
+    A training step needs the same large tensors each time. By default glibc fetches such memory from the kernel, which
+    clears it page by page, and returns it after the step: half of the time of VGG's steps.
 
-    Left alone where there is no glibc, or where the user has set one of its MALLOC_ variables.
+    Nothing is changed where there is no glibc, or where the user has set one of its MALLOC_ variables.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False

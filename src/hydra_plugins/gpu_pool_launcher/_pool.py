@@ -1,8 +1,9 @@
-"""Jobs, each a process under a supervisor, on places that are given out as they become free."""
+"""Runs jobs, each a process under a supervisor, on places that are given out as they become free."""
 
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,27 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra_plugins.gpu_pool_launcher import _supervisor
-from hydra_plugins.gpu_pool_launcher._slots import Slots, threads_per_slot
+from hydra_plugins.gpu_pool_launcher._slots import Slots
 
 POLL_SECONDS = 0.02
-# What tells a process that it is one of several of a training: a job is a training of its own.
-DISTRIBUTED_VARIABLES = (
-    *(
-        "RANK",
-        "LOCAL_RANK",
-        "NODE_RANK",
-        "GROUP_RANK",
-        "ROLE_RANK",
-        "WORLD_SIZE",
-        "LOCAL_WORLD_SIZE",
-        "GROUP_WORLD_SIZE",
-    ),
-    *("ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED"),
-    *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
+# Environment variables that tell a process that it is one of several of a training: a job is a training of its own.
+DISTRIBUTED = re.compile(
+    r"((LOCAL|NODE|GROUP|ROLE)_)?RANK|((LOCAL|GROUP|ROLE)_)?WORLD_SIZE|MASTER_(ADDR|PORT)|PL_GLOBAL_SEED"
+    r"|SLURM_(NTASKS|PROCID|LOCALID|NODEID)|TORCHELASTIC_.*"
 )
 
 
@@ -57,19 +47,17 @@ class Job:
     seconds: float = 0.0
     returncode: int | None = None
     _process: "subprocess.Popen[bytes] | None" = None
-    _said_from: int = 0  # where in its log this attempt begins
+    _log_start: int = 0  # where in its log this attempt begins
 
     @property
     def runs_for(self) -> float:
-        """Seconds since its start, or that it took."""
+        """Seconds since it started; where it has ended, the seconds it took."""
         return time.time() - self.started if self.state == "running" else self.seconds
 
     def progress(self) -> dict[str, Any]:
-        """What the job has written about itself since it was started, as far as it can be shown."""
-        if self.progress_path is None:
-            return {}
+        """Epoch, num_epochs and metrics, as far as the job has written them properly since it was started."""
         try:
-            if self.progress_path.stat().st_mtime < self.started:
+            if self.progress_path is None or self.progress_path.stat().st_mtime < self.started:
                 return {}
             content = json.loads(self.progress_path.read_text())
         except (OSError, ValueError):
@@ -80,6 +68,19 @@ class Job:
         metrics = content.get("metrics")
         return {**known, "metrics": metrics if isinstance(metrics, dict) else {}}
 
+    def share(self) -> float:
+        """How much of the job is over, from 0 to 1."""
+        if self.state != "running":
+            return float(self.state not in ("queued", "stopped"))
+        progress = self.progress()
+        epoch, num_epochs = progress.get("epoch"), progress.get("num_epochs")
+        return min(max(epoch / num_epochs, 0.0), 1.0) if epoch and num_epochs else 0.0
+
+    def seconds_left(self) -> float | None:
+        """Seconds until a running job ends, by its progress; None where that is not known."""
+        share = self.share() if self.state == "running" else 0
+        return self.runs_for * (1 - share) / share if share else None
+
     def outcome(self) -> str:
         """How it ended, in words."""
         if self.returncode is None or self.returncode >= 0:
@@ -87,10 +88,10 @@ class Job:
         return f"killed by {signal.Signals(-self.returncode).name}"
 
     def last_lines(self, number: int = 5) -> list[str]:
-        """The end of what it said since it was started."""
+        """The last lines that it has printed since it was started."""
         try:
             with self.log_path.open("rb") as file:
-                file.seek(max(file.seek(0, os.SEEK_END) - 8192, self._said_from))
+                file.seek(max(file.seek(0, os.SEEK_END) - 8192, self._log_start))
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
@@ -109,40 +110,29 @@ class Pool:
         self, slots: Slots, environment: Mapping[str, str], fail_fast: bool = False, grace_seconds: float = 60
     ) -> None:
         self.slots = slots
-        self.environment = {
-            key: value
-            for key, value in environment.items()
-            if key not in DISTRIBUTED_VARIABLES and not key.startswith("TORCHELASTIC_")
-        }
-        self.environment["PYTHONUNBUFFERED"] = "1"  # a job's log is to be read while it runs
-        if threads := threads_per_slot(slots):
+        self.environment = {key: value for key, value in environment.items() if not DISTRIBUTED.fullmatch(key)}
+        self.environment["PYTHONUNBUFFERED"] = "1"  # a job's log can be read while it runs
+        if threads := slots.threads_per_job:
             self.environment.setdefault("OMP_NUM_THREADS", str(threads))
         self.fail_fast = fail_fast
         self.grace_seconds = grace_seconds
-        self.received = 0  # a signal
+        self.received_signal = 0
         self._running: list[Job] = []
         self._stopping = False
 
     def run(self, jobs: Sequence[Job], watch: Callable[[str], None]) -> None:
-        """Run the queued ones among the jobs, calling `watch` all the while with what it waits for, if it is not usual.
+        """Run the queued jobs; call it from the main thread.
 
-        Call it from the main thread.
+        On SIGINT, SIGTERM or SIGHUP the running jobs are asked to stop, and the others are not started.
 
-        On SIGINT, SIGTERM or SIGHUP the jobs are asked to stop, and the rest is left; `received` is the signal.
+        Args:
+            watch: is called all the while, with what the pool waits for where that is unusual, else with "".
         """
         queue = [job for job in jobs if job.state == "queued"]
         with self._signals_noted():
             while queue or self._running:
                 self._collect()
-                if self._stopping:
-                    queue = []
-                for job in list(queue):
-                    if (places := self.slots.take(job.num_places)) is None:
-                        continue
-                    if self._start(job, places):
-                        queue.remove(job)
-                    else:
-                        self.slots.give_back(places)
+                queue = [] if self._stopping else [job for job in queue if not self._start(job)]
                 watch(self._waits_for(queue))
                 if queue or self._running:
                     time.sleep(POLL_SECONDS)
@@ -152,13 +142,18 @@ class Pool:
         if self._stopping and self._running:
             return f"stopping: the jobs have {self.grace_seconds:g} s to save; one more Ctrl-C ends them at once"
         if queue and not self._running:
-            return f"waiting: another sweep {'has the GPUs, or ' if self.slots.gpus else ''}runs these jobs"
+            return f"waiting: another sweep {'has the GPUs, or ' if self.slots.num_gpus else ''}runs these jobs"
         return ""
 
-    def _start(self, job: Job, places: list[str]) -> bool:
-        """Start the job, unless another sweep runs it: its processes have its log open, and with it the log's lock."""
+    def _start(self, job: Job) -> bool:
+        """Start the job, if there are places, and no other sweep runs it.
+
+        A running job's processes have its log open, and with it the log's lock.
+        """
+        if (places := self.slots.take(job.num_places)) is None:
+            return False
         environment = dict(self.environment)
-        if self.slots.gpus:
+        if self.slots.num_gpus:
             if "CUDA_VISIBLE_DEVICES" not in environment:  # then the numbers are those of nvidia-smi
                 environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(places)
@@ -168,10 +163,11 @@ class Pool:
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                self.slots.give_back(places)
                 return False
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {','.join(places)}: {job.name}\n".encode())
             log.flush()
-            job._said_from = log.tell()
+            job._log_start = log.tell()
             job._process = subprocess.Popen(
                 [*supervisor, *job.command],
                 stdin=subprocess.DEVNULL,
@@ -185,6 +181,7 @@ class Pool:
         return True
 
     def _collect(self) -> None:
+        """Note which jobs have ended, and free their places."""
         for job in list(self._running):
             assert job._process is not None
             if (returncode := job._process.poll()) is None:
@@ -194,26 +191,27 @@ class Pool:
             self._running.remove(job)
             self.slots.give_back(job.places)
             if job.state == "failed" and self.fail_fast:
-                self.stop()
+                self._stop()
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Ask the running jobs to stop; the second time, kill them."""
         self._stopping = True
         for job in self._running:
             assert job._process is not None
             job._process.terminate()
 
+    def _note_signal(self, number: int, _: Any) -> None:
+        self.received_signal = number
+        self._stop()
+
     @contextmanager
     def _signals_noted(self) -> Iterator[None]:
-        def note(number: int, frame: FrameType | None) -> None:
-            self.received = number
-            self.stop()
-
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one
-        before = {number: signal.signal(number, note) for number in heeded}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}  # as of nohup
+        for number in previous:
+            signal.signal(number, self._note_signal)
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -2,12 +2,13 @@
 
 import fcntl
 import getpass
+import itertools
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +19,7 @@ class Gpu:
 
     Args:
         name: what CUDA_VISIBLE_DEVICES calls it.
-        identity: what it is called whatever the process sees, which its lock is named by.
+        identity: the name of its lock, the same in every process whatever that process sees.
     """
 
     name: str
@@ -28,13 +29,12 @@ class Gpu:
 def find_gpus(environment: Mapping[str, str]) -> list[Gpu]:
     """The GPUs that CUDA_VISIBLE_DEVICES names, else all that nvidia-smi lists; no CUDA context is created."""
     listed = _listed_gpus(environment)
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
+    if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is None:
         return listed
     identities = {gpu.name: gpu.identity for gpu in listed}
-    names = [name.strip() for name in visible.split(",")]
+    names = map(str.strip, visible.split(","))
     # As CUDA does: what comes after the first invalid entry is not visible.
-    valid = names[: next((index for index, name in enumerate(names) if name in ("", "-1", "NoDevFiles")), None)]
+    valid = itertools.takewhile(lambda name: name not in ("", "-1", "NoDevFiles"), names)
     return [Gpu(name, identities.get(name, name)) for name in valid]
 
 
@@ -51,54 +51,46 @@ def _listed_gpus(environment: Mapping[str, str]) -> list[Gpu]:
             gpus.append(Gpu(match[1], match[2]))
         elif match := re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line):
             if gpus and not gpus[-1].identity.startswith("MIG-"):
-                gpus.pop()  # a GPU in parts is not to be had as a whole
+                gpus.pop()  # a GPU in parts cannot be used as a whole
             gpus.append(Gpu(match[1], match[1]))
     return gpus
 
 
-@dataclass
 class Slots:
-    """Places for jobs: `per_gpu` on each GPU, or `cpu_slots` without one.
+    """Places for jobs: each GPU holds `per_gpu` jobs; without a GPU there are `cpu_slots` places of one job each.
 
     A GPU is locked while a job of this process is on it, so that another sweep of the user waits for it. The lock is
-    the kernel's: a dead holder holds nothing.
+    the kernel's: when its holder dies, the GPU is free.
     """
 
-    gpus: list[Gpu]
-    per_gpu: int = 1
-    cpu_slots: int = 1
-    lock_dir: Path = field(
-        default_factory=lambda: Path(tempfile.gettempdir()) / f"gpu_pool_launcher-{getpass.getuser()}"
-    )
-    _used: dict[str, int] = field(default_factory=dict)
-    _locks: dict[str, IO[str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        names = [gpu.name for gpu in self.gpus] or [f"cpu{number}" for number in range(self.cpu_slots)]
-        self._used = dict.fromkeys(names, 0)
+    def __init__(self, gpus: Sequence[Gpu], per_gpu: int = 1, cpu_slots: int = 1, lock_dir: Path | None = None) -> None:
+        self.identities = {gpu.name: gpu.identity for gpu in gpus}
+        self.capacity = per_gpu if gpus else 1  # jobs on one place
+        self.lock_dir = lock_dir or Path(tempfile.gettempdir()) / f"gpu_pool_launcher-{getpass.getuser()}"
+        self._used = dict.fromkeys(self.identities or [f"cpu{number}" for number in range(cpu_slots)], 0)
+        self._locks: dict[str, IO[str]] = {}
 
     def __len__(self) -> int:
-        return len(self.gpus) * self.per_gpu if self.gpus else self.cpu_slots
+        return len(self._used) * self.capacity
 
     @property
-    def num_places(self) -> int:
-        """The most that one job can ask for."""
-        return len(self._used)
+    def num_gpus(self) -> int:
+        """The most GPUs that one job can have."""
+        return len(self.identities)
+
+    @property
+    def threads_per_job(self) -> int | None:
+        """Threads for each of several jobs that share the processor; None where one has it all, or jobs have GPUs."""
+        return None if self.num_gpus or len(self) == 1 else max(len(os.sched_getaffinity(0)) // len(self), 1)
 
     def take(self, number: int) -> list[str] | None:
-        """The names of so many places, or None where there are not so many free now.
+        """Take `number` places and return their names; None where fewer are free now.
 
         A job that needs several GPUs gets them whole; one that needs one shares the emptiest.
         """
         share = self._share(number)
-        whole = self.per_gpu if self.gpus else 1
-        candidates = sorted(
-            (name for name, used in self._used.items() if used + share <= whole), key=self._used.__getitem__
-        )
-        taken: list[str] = []
-        for name in candidates:
-            if len(taken) < number and self._lock(name):
-                taken.append(name)
+        free = (name for name, used in self._used.items() if used + share <= self.capacity)
+        taken = list(itertools.islice(filter(self._lock, sorted(free, key=self._used.__getitem__)), number))
         if len(taken) < number:
             for name in taken:
                 self._unlock_if_empty(name)
@@ -107,21 +99,22 @@ class Slots:
             self._used[name] += share
         return taken
 
-    def give_back(self, names: list[str]) -> None:
+    def give_back(self, names: Sequence[str]) -> None:
         """Make the places free again."""
         for name in names:
             self._used[name] -= self._share(len(names))
             self._unlock_if_empty(name)
 
     def _share(self, number: int) -> int:
-        return 1 if number == 1 or not self.gpus else self.per_gpu
+        """How much of each place a job on `number` places takes."""
+        return 1 if number == 1 else self.capacity
 
     def _lock(self, name: str) -> bool:
-        identity = {gpu.name: gpu.identity for gpu in self.gpus}.get(name)
-        if identity is None or name in self._locks:
+        """Whether the place is this process's: always so without GPUs."""
+        if name in self._locks or name not in self.identities:
             return True
         self.lock_dir.mkdir(mode=0o700, exist_ok=True)
-        file = (self.lock_dir / re.sub(r"[^\w.-]", "_", identity)).open("a")
+        file = (self.lock_dir / re.sub(r"[^\w.-]", "_", self.identities[name])).open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -133,8 +126,3 @@ class Slots:
     def _unlock_if_empty(self, name: str) -> None:
         if self._used[name] == 0 and name in self._locks:
             self._locks.pop(name).close()
-
-
-def threads_per_slot(slots: Slots) -> int | None:
-    """Threads for each of several jobs that share the processor; None where one has it all, or the jobs have GPUs."""
-    return None if slots.gpus or len(slots) == 1 else max(len(os.sched_getaffinity(0)) // len(slots), 1)

@@ -1,10 +1,10 @@
-"""Stands between a sweep and one of its jobs, so that no process of the job outlives either.
+"""The process between a sweep and one of its jobs: it sees to it that no process of the job outlives either.
 
 python _supervisor.py PARENT_PID GRACE_SECONDS COMMAND...
 
 Ends with the job's own exit code or signal. When the sweep's process dies, or on SIGTERM, the job gets SIGTERM, and
 after the grace period it and all its descendants get SIGKILL; on a second signal at once. Whatever a job leaves behind
-is killed when it ends. Starts in about 20 ms: it imports next to nothing. Linux only.
+is killed when it ends. It starts in about 20 ms, for it imports next to nothing. Linux only.
 """
 
 import ctypes
@@ -50,32 +50,21 @@ def main() -> None:
 
 
 def _wait(job: int, grace_seconds: float) -> int:
-    deadline = None
+    """Wait for the job's end, or make it end on a signal; return its wait status."""
+    deadline = float("inf")
     while True:
-        remaining = 3600.0 if deadline is None else max(deadline - time.monotonic(), 0)
-        received = signal.sigtimedwait(WATCHED, remaining)
+        received = signal.sigtimedwait(WATCHED, min(max(deadline - time.monotonic(), 0), 3600))
         if received is not None and received.si_signo != signal.SIGCHLD:
-            if deadline is None:
+            is_second = deadline < float("inf")
+            deadline = time.monotonic() + (0 if is_second else grace_seconds)
+            if not is_second:
                 os.kill(job, signal.SIGTERM)
-                deadline = time.monotonic() + grace_seconds
-            else:
-                deadline = time.monotonic()
-        if deadline is not None and time.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             os.kill(job, signal.SIGKILL)
             return os.waitpid(job, 0)[1]
-        while True:  # several children may have ended behind one signal
-            pid, status = _reap()
-            if pid == job:
-                return status
-            if pid == 0:
-                break
-
-
-def _reap() -> tuple[int, int]:
-    try:
-        return os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return 0, 0
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:  # several children may have ended behind one signal
+            if ended[0] == job:
+                return ended[1]
 
 
 def _children() -> list[int]:

@@ -1,20 +1,28 @@
-"""What a person sees of a sweep: a live table in a terminal, and then its results; a line an event elsewhere."""
+"""What a person sees of a sweep: in a terminal a live table and then the results, elsewhere a line for each event."""
 
+import math
 import os
 import re
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import rich.table
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 from hydra_plugins.gpu_pool_launcher._pool import Job
 
+STATES = ("done before", "done", "running", "queued", "failed", "stopped")
 REFRESH_SECONDS = 0.5
 NUM_QUEUED_SHOWN = 3
 NUM_FAILED_SHOWN = 3
 NUM_RESULTS_SHOWN = 20
-NARROW = 80  # columns: with fewer, the table says less
+NARROW = 80  # columns of a terminal: with fewer, the table leaves a column out
 
 
 class Table:
@@ -26,16 +34,11 @@ class Table:
         self.title = title
         self.metric = metric
         self.shared, self.short = short_names([job.name for job in jobs])
-        self._said: dict[int, str] = {}
+        self._printed_states: dict[int, str] = {}
         self._notice = ""
         self._drawn = 0.0
-        self._live: Any = None
-        if sys.stdout.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
-            # On a screen of its own: elsewhere a terminal that becomes narrower leaves lines that nothing wipes out.
-            self._live = Live(console=Console(), auto_refresh=False, screen=True)
+        # On a screen of its own: elsewhere a terminal that becomes narrower leaves lines that nothing wipes out.
+        self._live = Live(console=Console(), auto_refresh=False, screen=True) if sys.stdout.isatty() else None
 
     def __enter__(self) -> "Table":
         if self._live:
@@ -46,60 +49,8 @@ class Table:
         if self._live:
             self._live.stop()
 
-    def print_results(self, returned: Mapping[int, Any]) -> None:
-        """Print what became of the jobs, in a terminal: elsewhere each has had its line.
-
-        Args:
-            returned: what the jobs returned, by their numbers; shown where they have no such metric.
-        """
-        if self._live:
-            self._live.console.print(self._results(returned))
-
-    def _results(self, returned: Mapping[int, Any]) -> Any:
-        from rich.console import Group
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        begun = [job for job in self.jobs if job.state != "queued"]
-        done = [job for job in begun if job.state in ("done", "done before")]
-        values = {job.number: value for job in done if (value := self._value(job, returned)) is not None}
-        highest = max(values, key=lambda number: values[number]) if len(set(values.values())) > 1 else None
-        listed = [job for job in begun[:NUM_RESULTS_SHOWN] if job.number != highest]
-        listed = [job for job in begun if job in listed or job.number == highest]
-        table = RichTable(box=None, pad_edge=False, header_style="dim")
-        for heading in ("job", "", self._heading(), "took", ""):
-            table.add_column(heading, overflow="fold", no_wrap=heading != "job")
-        for job in listed:
-            took = duration(job.seconds) if job.seconds else ""
-            shown = f"{values[job.number]:.4f}" if job.number in values else ""
-            mark = "highest" if job.number == highest else ""  # whether that is good, only the application knows
-            table.add_row(self.short[job.name], job.state, shown, took, mark)
-        below = [Text(f"and {more} more", style="dim")] if (more := len(begun) - len(listed)) else []
-        return Group(self._headline(), *self._shared_line(), *([table] if begun else []), *below)
-
-    def _value(self, job: Job, returned: Mapping[int, Any]) -> float | None:
-        for value in (job.progress().get("metrics", {}).get(self.metric), returned.get(job.number)):
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:  # not NaN
-                return float(value)
-        return None
-
-    def _heading(self) -> str:
-        return (self.metric or "returned").rpartition("/")[2]
-
-    def _headline(self, left: float | None = None) -> Any:
-        from rich.text import Text
-
-        by_state = {state: sum(job.state == state for job in self.jobs) for state in STATES}
-        counts = ", ".join(f"{number} {state}" for state, number in by_state.items() if number)
-        return Text(f"{self.title}: {counts}" + (f", about {duration(left)} left" if left else ""), overflow="fold")
-
-    def _shared_line(self) -> list[Any]:
-        from rich.text import Text
-
-        return [Text(f"all jobs: {self.shared}", style="dim", overflow="fold")] if self.shared else []
-
     def update(self, notice: str = "") -> None:
-        """Draw, if it is time; say what has changed.
+        """Draw the table where it is time to, or print a line for each job whose state has changed.
 
         Args:
             notice: what a person should know beside the jobs' states.
@@ -111,104 +62,127 @@ class Table:
                 self._live.update(self._render(self._live.console.width), refresh=True)
             return
         for job in self.jobs:
-            if self._said.get(job.number, "queued") != job.state:
-                self._said[job.number] = job.state
+            if self._printed_states.get(job.number, "queued") != job.state:
+                self._printed_states[job.number] = job.state
                 print(self._line(job), flush=True)
         if is_news:
             print(notice, flush=True)
 
+    def print_results(self, returned: Mapping[int, Any]) -> None:
+        """Print what became of the jobs, in a terminal: elsewhere each has had its line.
+
+        Args:
+            returned: what the jobs returned, by their numbers; shown where they have no such metric.
+        """
+        if self._live:
+            self._live.console.print(self._results(returned))
+
     def _line(self, job: Job) -> str:
+        """The state that a job has come to, for a log file."""
         over = sum(other.state in ("done before", "done", "failed") for other in self.jobs)
-        how = {
+        value = self._metric_of(job)
+        reached = f" {self.metric} {value}" if value else ""
+        details = {
             "running": f"started on {','.join(job.places)}",
-            "done": f"done in {duration(job.seconds)}{self._reached(job)}",
-            "done before": f"done before{self._reached(job)}",
+            "done": f"done in {duration(job.seconds)}{reached}",
+            "done before": f"done before{reached}",
             "failed": f"failed after {duration(job.seconds)} ({job.outcome()}): {os.path.relpath(job.log_path)}",
             "stopped": f"stopped after {duration(job.seconds)}",
         }
-        return f"[{over}/{len(self.jobs)}] {job.name}: {how[job.state]}"
+        return f"[{over}/{len(self.jobs)}] {job.name}: {details[job.state]}"
 
-    def _metric_of(self, progress: Mapping[str, Any]) -> str:
-        value = progress.get("metrics", {}).get(self.metric)
+    def _metric_of(self, job: Job) -> str:
+        value = job.progress().get("metrics", {}).get(self.metric)
         return f"{value:.4f}" if isinstance(value, (int, float)) else ""
 
-    def _reached(self, job: Job) -> str:
-        value = self._metric_of(job.progress())
-        return f" {self.metric} {value}" if value else ""
+    def _heading(self) -> str:
+        return (self.metric or "returned").rpartition("/")[2]
 
-    def _render(self, columns: int = NARROW) -> Any:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table as RichTable
-        from rich.text import Text
+    def _above(self, seconds_left: float | None = None) -> list[Text]:
+        """How many jobs are in which state; then the part of their names that all share, if there is any."""
+        numbers = {state: sum(job.state == state for job in self.jobs) for state in STATES}
+        counts = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
+        left = f", about {duration(seconds_left)} left" if seconds_left else ""
+        shared = [Text(f"all jobs: {self.shared}", style="dim", overflow="fold")] if self.shared else []
+        return [Text(f"{self.title}: {counts}{left}", overflow="fold"), *shared]
 
-        by_state = {state: [job for job in self.jobs if job.state == state] for state in STATES}
-        wide = columns >= NARROW
-        headings = ["job", "on", "epoch", *([self._heading()] if self.metric else []), *(["runs for"] if wide else [])]
-        table = RichTable(box=None, pad_edge=False, header_style="dim")
-        for heading in [*headings, "left"]:
-            table.add_column(heading, overflow="fold", no_wrap=heading != "job")
-        for job in by_state["running"]:
-            progress = job.progress()
-            epochs = f"{progress['epoch']}/{progress['num_epochs']}" if {"epoch", "num_epochs"} <= {*progress} else ""
-            remaining = _seconds_left(job)
-            table.add_row(
-                self.short[job.name],
-                ",".join(job.places),
-                epochs,
-                *([self._metric_of(progress)] if self.metric else []),
-                *([duration(job.runs_for)] if wide else []),
-                "" if remaining is None else duration(remaining),
-            )
-        for job in by_state["queued"][:NUM_QUEUED_SHOWN]:
+    def _render(self, columns: int = NARROW) -> Group:
+        """The live table: the jobs that run, the next in the queue, and the logs of those that failed."""
+        running, queued, failed = (
+            [job for job in self.jobs if job.state == state] for state in ("running", "queued", "failed")
+        )
+        optional = ["metric"] * (self.metric is not None) + ["runs for"] * (columns >= NARROW)
+        shown = ["job", "on", "epoch", *optional, "left"]
+        table = _empty_table(self._heading() if name == "metric" else name for name in shown)
+        for job in running:
+            progress, seconds_left = job.progress(), job.seconds_left()
+            cells = {
+                "job": self.short[job.name],
+                "on": ",".join(job.places),
+                "epoch": "{epoch}/{num_epochs}".format(**progress) if {"epoch", "num_epochs"} <= {*progress} else "",
+                "metric": self._metric_of(job),
+                "runs for": duration(job.runs_for),
+                "left": "" if seconds_left is None else duration(seconds_left),
+            }
+            table.add_row(*(cells[name] for name in shown))
+        for job in queued[:NUM_QUEUED_SHOWN]:
             table.add_row(Text(self.short[job.name], style="dim"))
-        if (more := len(by_state["queued"]) - NUM_QUEUED_SHOWN) > 0:
+        if (more := len(queued) - NUM_QUEUED_SHOWN) > 0:
             table.add_row(Text(f"and {more} more", style="dim"))
-        failed = by_state["failed"]
-        below = [
-            Text(f"failed: {os.path.relpath(job.log_path)}", style="red", overflow="fold")
-            for job in failed[-NUM_FAILED_SHOWN:]
-        ]
-        if (more := len(failed) - NUM_FAILED_SHOWN) > 0:
-            below.insert(0, Text(f"failed: {more} more", style="red"))
-        below += [Text(self._notice, style="yellow")] if self._notice else []
-        done = sum(_share(job) for job in self.jobs)
-        bar = RichTable.grid()  # a bar alone does not end its line
-        bar.add_row(ProgressBar(total=len(self.jobs), completed=done, width=60))
-        rows = [table] if table.row_count else []
-        return Group(self._headline(self.seconds_left()), bar, *self._shared_line(), *rows, *below)
+        below = [f"failed: {more} more"] if (more := len(failed) - NUM_FAILED_SHOWN) > 0 else []
+        below += [f"failed: {os.path.relpath(job.log_path)}" for job in failed[-NUM_FAILED_SHOWN:]]
+        bar = rich.table.Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=len(self.jobs), completed=sum(job.share() for job in self.jobs), width=60))
+        headline, *shared = self._above(self.seconds_left())
+        parts: list[RenderableType] = [headline, bar, *shared, *([table] if table.row_count else [])]
+        parts += [Text(text, style="red", overflow="fold") for text in below]
+        parts += [Text(self._notice, style="yellow")] if self._notice else []
+        return Group(*parts)
+
+    def _results(self, returned: Mapping[int, Any]) -> Group:
+        """What became of the jobs that were begun, the highest value marked."""
+        begun = [job for job in self.jobs if job.state != "queued"]
+        reached = {job.number: self._value(job, returned) for job in begun if job.state in ("done", "done before")}
+        values = {number: value for number, value in reached.items() if value is not None}
+        highest = max(values, key=lambda number: values[number]) if len(set(values.values())) > 1 else None
+        listed = [job for i, job in enumerate(begun) if i < NUM_RESULTS_SHOWN or job.number == highest]
+        table = _empty_table(["job", "", self._heading(), "took", ""])
+        for job in listed:
+            took = duration(job.seconds) if job.seconds else ""
+            value = f"{values[job.number]:.4f}" if job.number in values else ""
+            mark = "highest" if job.number == highest else ""  # whether that is good, only the application knows
+            table.add_row(self.short[job.name], job.state, value, took, mark)
+        more = len(begun) - len(listed)
+        below = [Text(f"and {more} more", style="dim")] if more else []
+        return Group(*self._above(), *([table] if begun else []), *below)
+
+    def _value(self, job: Job, returned: Mapping[int, Any]) -> float | None:
+        """The job's metric; where it has none, what it returned, if that is a number."""
+        for value in (job.progress().get("metrics", {}).get(self.metric), returned.get(job.number)):
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
+                return float(value)
+        return None
 
     def seconds_left(self) -> float | None:
-        """Of the whole, if every job to come takes as long as the median of those whose length is known."""
+        """Seconds until all jobs end, if those whose length is not known take as long as the median of the others."""
         known = [job.seconds for job in self.jobs if job.state == "done"]
-        known += [job.runs_for + left for job in self.jobs if (left := _seconds_left(job)) is not None]
+        known += [job.runs_for + left for job in self.jobs if (left := job.seconds_left()) is not None]
         if not known:
             return None
         typical = statistics.median(known)
-        running = [job for job in self.jobs if job.state == "running"]
-        lefts = [_seconds_left(job) for job in running]
-        to_come = sum(
-            max(typical - job.runs_for, 0) if left is None else left for job, left in zip(running, lefts, strict=True)
-        )
-        to_come += typical * sum(job.state == "queued" for job in self.jobs)
-        return to_come / max(min(self.num_slots, len(self.jobs)), 1)
+        lefts = [
+            max(typical - job.runs_for, 0) if (left := job.seconds_left()) is None else left
+            for job in self.jobs
+            if job.state in ("running", "queued")
+        ]
+        return sum(lefts) / min(self.num_slots, len(self.jobs))
 
 
-STATES = ("done before", "done", "running", "queued", "failed", "stopped")
-
-
-def _share(job: Job) -> float:
-    """How much of the job is over, from 0 to 1."""
-    if job.state != "running":
-        return float(job.state not in ("queued", "stopped"))
-    progress = job.progress()
-    epoch, num_epochs = progress.get("epoch"), progress.get("num_epochs")
-    return min(max(epoch / num_epochs, 0.0), 1.0) if epoch and num_epochs else 0.0
-
-
-def _seconds_left(job: Job) -> float | None:
-    share = _share(job) if job.state == "running" else 0
-    return job.runs_for * (1 - share) / share if share else None
+def _empty_table(headings: Iterable[str]) -> rich.table.Table:
+    table = rich.table.Table(box=None, pad_edge=False, header_style="dim")
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading != "job")
+    return table
 
 
 def short_names(names: Sequence[str]) -> tuple[str, dict[str, str]]:

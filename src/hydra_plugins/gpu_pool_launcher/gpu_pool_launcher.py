@@ -1,4 +1,7 @@
-"""`hydra/launcher=gpu_pool`: uses every GPU of the machine, a job on each, the next as soon as one is free."""
+"""`hydra/launcher=gpu_pool`: uses every GPU of the machine, a job on each, the next as soon as one is free.
+
+Hydra imports this module whenever a program starts, so the table, which needs rich, is imported only for a sweep.
+"""
 
 import json
 import os
@@ -10,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import get_args_parser  # there is no public way to the flags that a program was given
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 import __main__
-
-RETURN_VALUE = "hydra_plugins.gpu_pool_launcher.return_value.WriteReturnValue"
+from hydra_plugins.gpu_pool_launcher._pool import Job, Pool
+from hydra_plugins.gpu_pool_launcher._slots import Slots, find_gpus
 
 
 @dataclass
@@ -36,10 +40,10 @@ class GpuPoolConf:
     grace_seconds: float = 60  # between asking a job to stop and killing it
     progress_file: str | None = None  # JSON in the job's folder: epoch, num_epochs, metrics
     progress_metric: str | None = None  # which of its metrics to show
-    done_file: str | None = None  # resolved in each job's configuration; a job in whose folder it is has been done
+    done_file: str | None = None  # resolved in each job's configuration; a job whose folder has this file is done
     identity: Any = None  # resolved in each job's configuration; jobs of one identity are one job
     estimated_seconds: Any = None  # of a job, resolved in its own configuration; for dry_run
-    closing_words: str | None = None  # to be said at the end of a sweep without failures
+    closing_words: str | None = None  # printed at the end of a sweep without failures
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="gpu_pool", node=GpuPoolConf, provider="gpu_pool_launcher")
@@ -56,43 +60,41 @@ class JobsFailedError(RuntimeError):
 class GpuPoolLauncher(Launcher):
     """Starts each job as an ordinary single run of the same program, in a fresh process."""
 
+    config: DictConfig
+    hydra_context: HydraContext
+
     def __init__(self, **options: Any) -> None:
         self.options = GpuPoolConf(**options)
-        self.config: DictConfig | None = None
-        self.hydra_context: HydraContext | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives; the task function is called in the jobs' own processes."""
+        """Keep what Hydra gives, except for the task function: each job's process calls that."""
         self.config = config
         self.hydra_context = hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Compose and check all jobs, then run them; what was done before is not run again.
+        """Compose and check all jobs, then run them; a job that is done already is not run again.
 
         Raises:
             LaunchError: two jobs share a folder, one needs more GPUs than there are, or there is no place for any.
             SystemExit: a signal came; the jobs were stopped. After a dry run, with code 0.
         """
-        from hydra_plugins.gpu_pool_launcher._pool import Pool
-        from hydra_plugins.gpu_pool_launcher._slots import Slots, find_gpus
         from hydra_plugins.gpu_pool_launcher._table import Table
 
         setup_globals()
-        assert self.config is not None
         for key in ("jobs_per_gpu", "cpu_slots"):
             if (number := getattr(self.options, key)) < 1:
                 raise LaunchError(f"hydra.launcher.{key} must be at least 1, got {number}.")
         sweep_dir = Path(str(self.config.hydra.sweep.dir)).absolute()
         slots = Slots(find_gpus(os.environ), self.options.jobs_per_gpu, self.options.cpu_slots)
-        prepared = [
-            self._prepare(list(overrides), initial_job_idx + number, sweep_dir, slots.num_places, bool(slots.gpus))
-            for number, overrides in enumerate(job_overrides)
+        planned = [
+            self._plan(list(overrides), number, sweep_dir, slots.num_gpus)
+            for number, overrides in enumerate(job_overrides, start=initial_job_idx)
         ]
-        unique = _without_twins(prepared)
+        unique = _without_twins(planned)
         jobs = [one.job for one in unique]
         title = os.path.relpath(sweep_dir)
         if self.options.dry_run:
-            print(_plan(unique, len(slots), title))
+            print(_forecast(unique, len(slots), title))
             raise SystemExit(0)
         for one in unique:
             if one.job.state == "queued":
@@ -101,97 +103,104 @@ class GpuPoolLauncher(Launcher):
         with Table(jobs, len(slots), title, self.options.progress_metric) as table:
             pool.run(jobs, table.update)
         table.print_results({one.job.number: one.return_value() for one in unique})
-        if pool.received:
-            print(f"{signal.Signals(pool.received).name}: stopped. The same command goes on.", file=sys.stderr)
-            raise SystemExit(128 + pool.received)
+        if pool.received_signal:
+            print(f"{signal.Signals(pool.received_signal).name}: stopped. The same command goes on.", file=sys.stderr)
+            raise SystemExit(128 + pool.received_signal)
         failed = [job for job in jobs if job.state == "failed"]
         for job in failed:
-            said = "".join(f"\n    {line}" for line in job.last_lines())
-            print(f"\n{job.name} failed ({job.outcome()}); its log is {os.path.relpath(job.log_path)}{said}")
+            log = "".join(f"\n    {line}" for line in job.last_lines())
+            print(f"\n{job.name} failed ({job.outcome()}); its log is {os.path.relpath(job.log_path)}{log}")
         if not failed and self.options.closing_words:
             print(self.options.closing_words)
         left_out = sum(job.state in ("queued", "stopped") for job in jobs)
         summary = f"{len(failed)} of {_jobs(len(jobs))} failed: see above."
         summary += f" {left_out} more were stopped or not begun; the same command runs them." if left_out else ""
-        return [one.returned(summary) for one in prepared]
+        return [one.completed(summary) for one in planned]
 
-    def _prepare(
-        self, overrides: list[str], number: int, sweep_dir: Path, num_places: int, on_gpus: bool
-    ) -> "_Prepared":
-        from hydra_plugins.gpu_pool_launcher._pool import Job
-
-        assert self.config is not None
-        assert self.hydra_context is not None
+    def _plan(self, overrides: list[str], number: int, sweep_dir: Path, num_gpus: int) -> "_PlannedJob":
+        """Compose a job's configuration, and find out what the job needs and whether it is done already."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)
+        sweeps_config = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(config)  # for resolvers that ask it
         try:
-            subdir = str(config.hydra.sweep.subdir)
-            wanted = config.hydra.launcher.gpus_per_job
-            done_file = config.hydra.launcher.done_file
-            identity = config.hydra.launcher.identity
-            estimated = config.hydra.launcher.estimated_seconds if self.options.dry_run else None
+            name, launcher = str(config.hydra.sweep.subdir), config.hydra.launcher
+            wanted, done_file, identity = launcher.gpus_per_job, launcher.done_file, launcher.identity
+            estimated_seconds = launcher.estimated_seconds if self.options.dry_run else None
         finally:
-            HydraConfig.instance().cfg = before
-        num_gpus = 1 if wanted == "auto" else int(wanted)
-        if num_gpus < 1:
-            raise LaunchError(f"hydra.launcher.gpus_per_job must be auto or at least 1, got {num_gpus} of {subdir}.")
-        if on_gpus and num_gpus > num_places:
-            raise LaunchError(f"{subdir} needs {num_gpus} GPUs, and there are {num_places}.")
-        folder = sweep_dir / subdir
-        logs = sweep_dir / "logs"
-        flat = subdir.replace("/", "_")
-        return_path = logs / f"{flat}.return.json"
+            HydraConfig.instance().cfg = sweeps_config
+        num_wanted = 1 if wanted == "auto" else int(wanted)
+        if num_wanted < 1:
+            raise LaunchError(f"hydra.launcher.gpus_per_job must be auto or at least 1, got {num_wanted} of {name}.")
+        if num_gpus and num_wanted > num_gpus:
+            raise LaunchError(f"{name} needs {num_wanted} GPUs, and there are {num_gpus}.")
+        folder = sweep_dir / name
+        log_path = sweep_dir / "logs" / f"{name.replace('/', '_')}.log"
+        return_path = log_path.with_name(f"{log_path.stem}.return.json")
         job = Job(
             number,
-            subdir,
+            name,
             folder,
             self._command(overrides, folder, return_path),
-            logs / f"{flat}.log",
-            num_places=num_gpus if on_gpus else 1,
+            log_path,
+            num_places=num_wanted if num_gpus else 1,
             progress_path=folder / self.options.progress_file if self.options.progress_file else None,
         )
         if done_file and (folder / done_file).exists() and return_path.exists():
             job.state = "done before"
         with open_dict(config):
             hydra_config = config.pop("hydra")
-        return _Prepared(job, overrides, config, hydra_config, return_path, estimated, identity or config)
+        job_return = JobReturn(overrides, config, hydra_config, str(Path.cwd()), name)
+        return _PlannedJob(job, overrides, job_return, return_path, estimated_seconds, identity or config)
 
     def _command(self, overrides: Sequence[str], folder: Path, return_path: Path) -> list[str]:
-        assert self.config is not None
+        """This program's own command, with the overrides of one job."""
         spec = getattr(__main__, "__spec__", None)
-        as_module = ["-m", spec.name.removesuffix(".__main__")] if spec is not None else []
-        program = as_module or [str(Path(sys.argv[0]).absolute())]
-        flags = get_args_parser().parse_known_args(sys.argv[1:])[0]
-        given = {
-            "--config-path": flags.config_path,
-            "--config-name": flags.config_name,
-            "--config-dir": flags.config_dir,
-        }
-        kept = [word for flag, value in given.items() if value is not None for word in (flag, value)]
-        of_hydra = [
-            word
-            for word in OmegaConf.to_container(self.config.hydra.overrides.hydra)  # type: ignore[union-attr]
-            if not re.match(r"[+~]*hydra(/(launcher|sweeper)\b|\.(launcher|sweeper|sweep|mode|run)\b)", str(word))
-        ]
-        return_value = "++hydra.callbacks.gpu_pool_launcher"
+        program = ["-m", spec.name.removesuffix(".__main__")] if spec else [str(Path(sys.argv[0]).absolute())]
+        given = get_args_parser().parse_known_args(sys.argv[1:])[0]
+        flags = {name: getattr(given, name.replace("-", "_")) for name in ("config-path", "config-name", "config-dir")}
+        of_sweep = r"[+~]*hydra(/(launcher|sweeper)\b|\.(launcher|sweeper|sweep|mode|run)\b)"
+        of_hydra = [str(word) for word in self.config.hydra.overrides.hydra]
+        writer = "++hydra.callbacks.gpu_pool_launcher"
         return [
-            *(sys.executable, *program, *kept, *overrides, *map(str, of_hydra)),
+            *(sys.executable, *program),
+            *(word for name, value in flags.items() if value is not None for word in (f"--{name}", value)),
+            *(*overrides, *(word for word in of_hydra if not re.match(of_sweep, word))),
             *("hydra.mode=RUN", f"hydra.run.dir={_quoted(folder)}"),
-            *(f"{return_value}._target_={RETURN_VALUE}", f"{return_value}.path={_quoted(return_path)}"),
+            *(f"{writer}._target_={__name__}.{WriteReturnValue.__name__}", f"{writer}.path={_quoted(return_path)}"),
         ]
+
+
+class WriteReturnValue(Callback):
+    """A Hydra callback in a job's process: writes what the job's function returned as JSON.
+
+    What JSON does not know becomes null.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_job_end(self, config: Any, job_return: JobReturn, **_: Any) -> None:
+        """Write it, whole or not at all."""
+        if job_return.status != JobStatus.COMPLETED:
+            return
+        try:
+            text = json.dumps(job_return.return_value)
+        except (TypeError, ValueError):
+            text = "null"
+        incoming = self.path.with_suffix(".incoming")
+        incoming.write_text(text)
+        incoming.replace(self.path)
 
 
 @dataclass
-class _Prepared:
-    """A job with what Hydra's sweepers want to know of it."""
+class _PlannedJob:
+    """A job, and what Hydra's sweepers are to know of it."""
 
-    job: Any
+    job: Job
     overrides: list[str]
-    config: DictConfig
-    hydra_config: DictConfig
+    job_return: JobReturn
     return_path: Path
     estimated_seconds: float | None
     identity: Any
@@ -200,39 +209,37 @@ class _Prepared:
         """What the job's function returned, as far as JSON knows it."""
         return json.loads(self.return_path.read_text()) if self.return_path.exists() else None
 
-    def returned(self, failures: str) -> JobReturn:
-        done = self.job.state in ("done", "done before")
-        result = JobReturn(self.overrides, self.config, self.hydra_config, str(Path.cwd()), self.job.name)
-        result.status = JobStatus.COMPLETED if done else JobStatus.FAILED
-        if done:
-            result.return_value = self.return_value()
-        else:
-            result.return_value = JobsFailedError(failures)
-        return result
+    def completed(self, failures: str) -> JobReturn:
+        """What Hydra's sweepers take: the return value, or the error that says which jobs failed."""
+        is_done = self.job.state in ("done", "done before")
+        self.job_return.status = JobStatus.COMPLETED if is_done else JobStatus.FAILED
+        self.job_return.return_value = self.return_value() if is_done else JobsFailedError(failures)
+        return self.job_return
 
 
-def _without_twins(prepared: Sequence[_Prepared]) -> list[_Prepared]:
+def _without_twins(planned: Sequence[_PlannedJob]) -> list[_PlannedJob]:
     """Leave out jobs with the configuration of an earlier one, which share its process and result."""
-    first: dict[Path, _Prepared] = {}
-    known: dict[str, _Prepared] = {}
-    for one in prepared:
+    by_folder: dict[Path, _PlannedJob] = {}
+    by_identity: dict[str, _PlannedJob] = {}
+    for one in planned:
         if isinstance(one.identity, str):
-            one.job = known.setdefault(one.identity, one).job
-        twin = first.setdefault(one.job.folder, one)
+            one.job = by_identity.setdefault(one.identity, one).job
+        twin = by_folder.setdefault(one.job.folder, one)
         if twin.identity != one.identity:
             raise LaunchError(
                 f"Two jobs would share the folder {one.job.folder}: {' '.join(twin.overrides)}, and "
                 f"{' '.join(one.overrides)}. Choose a hydra.sweep.subdir that tells them apart."
             )
         one.job = twin.job
-    return list(first.values())
+    return list(by_folder.values())
 
 
 def _jobs(number: int) -> str:
     return "1 job" if number == 1 else f"{number} jobs"
 
 
-def _plan(unique: Sequence[_Prepared], num_slots: int, title: str) -> str:
+def _forecast(unique: Sequence[_PlannedJob], num_slots: int, title: str) -> str:
+    """What a dry run prints: each job, whether it is to be run, and how long it takes."""
     from hydra_plugins.gpu_pool_launcher._table import duration
 
     to_do = [one for one in unique if one.job.state == "queued"]

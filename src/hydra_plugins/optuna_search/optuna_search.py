@@ -38,12 +38,12 @@ ConfigStore.instance().store(
 )
 
 
-class SearchError(RuntimeError):
-    """A search cannot begin, or some of its trials failed; the text says what to do."""
+class MissingPackagesError(RuntimeError):
+    """Optuna or Hydra's sweeper for it is not installed; the text says how to install them."""
 
 
 class OptunaSearch(Sweeper):
-    """Stands for the search until it begins."""
+    """The sweeper that Hydra knows; `_search.Search` does its work, once Optuna is imported."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -52,12 +52,12 @@ class OptunaSearch(Sweeper):
         """Make the search.
 
         Raises:
-            SearchError: Optuna or Hydra's sweeper for it is not installed.
+            MissingPackagesError: Optuna or Hydra's sweeper for it is not installed.
         """
         try:
             from hydra_plugins.optuna_search._search import Search
         except ImportError as error:
-            raise SearchError(
+            raise MissingPackagesError(
                 f"hydra/sweeper=optuna_search needs packages that are not there ({error}): "
                 f"{shlex.quote(sys.executable)} -m pip install {' '.join(PACKAGES)}"
             ) from error

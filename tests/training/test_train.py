@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 
 from convnets.configuration.rules import ConfigurationError
+from convnets.data import FashionMNISTSampleDataModule
 from convnets.files import RunFolderError
 from convnets.networks import LeNet
 from convnets.runs.run import Run
+from convnets.training.building import build_classifier, build_datamodule, build_trainer
 from convnets.training.train import train
 
 
@@ -38,8 +40,6 @@ def test_a_run_leaves_a_folder_that_describes_itself(small, tmp_path):
 
 
 def test_the_saved_weights_are_those_that_were_validated(small, tmp_path):
-    from convnets.training.building import build_classifier, build_datamodule, build_trainer
-
     config = small("model.lr=0.5")
     result = train(config, tmp_path / "run")
     datamodule = build_datamodule(config)
@@ -57,7 +57,7 @@ def test_two_runs_of_a_configuration_are_the_same_to_the_bit(small, tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_watching_changes_nothing(small, tmp_path):
+def test_callbacks_that_only_watch_change_no_weight(small, tmp_path):
     train(small(), tmp_path / "a")
     train(small("callbacks=default", "logger=tensorboard"), tmp_path / "b")
     a, b = ((tmp_path / folder / "weights.safetensors").read_bytes() for folder in ("a", "b"))
@@ -98,7 +98,7 @@ def test_a_damaged_file_is_named_with_the_way_out(small, tmp_path, name):
         train(small(), tmp_path / "run")
 
 
-def test_a_finished_run_without_its_weights_is_not_taken_for_whole(small, tmp_path):
+def test_a_finished_run_without_its_weights_is_refused(small, tmp_path):
     train(small(), tmp_path / "run")
     (tmp_path / "run" / "weights.safetensors").unlink()
     with pytest.raises(RunFolderError, match=r"was finished, but lacks weights\.safetensors"):
@@ -132,7 +132,7 @@ def test_a_folder_in_use_is_refused_and_a_dead_holder_holds_nothing(small, tmp_p
         assert Run(tmp_path).status["state"] == "running"  # what the dead one left; the lock tells the truth
 
 
-def test_what_is_refused_before_the_start_leaves_no_folder(small, tmp_path):
+def test_a_training_that_is_refused_leaves_no_folder(small, tmp_path):
     with pytest.raises(
         ConfigurationError, match="VGG with 5 pooling blocks needs images of at least 32 pixels, got 28"
     ):
@@ -154,8 +154,6 @@ def test_a_gpu_that_is_not_there_is_refused(small, tmp_path):
 def test_with_a_holdout_the_best_epoch_is_kept_and_the_test_split_read_once_at_the_end(
     small, tmp_path, capsys, monkeypatch
 ):
-    from convnets.data import FashionMNISTSampleDataModule
-
     loaders = []
     for name in ("val_dataloader", "test_dataloader"):
         load = getattr(FashionMNISTSampleDataModule, name)
@@ -175,7 +173,7 @@ def test_with_a_holdout_the_best_epoch_is_kept_and_the_test_split_read_once_at_t
     assert "the test split was evaluated only now" in capsys.readouterr().out
 
 
-def test_without_a_holdout_the_last_epoch_is_said_to_be_reported(small, tmp_path, capsys):
+def test_without_a_holdout_the_last_epoch_is_reported(small, tmp_path, capsys):
     result = train(small(), tmp_path)
     assert result["weights_of_epoch"] == 2
     assert result["validated_on"] == "test split"
@@ -230,7 +228,7 @@ def test_ranks_agree_on_the_best_epoch_and_the_test_metrics(run_script, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         (
             "trainer.limit_train_batches=0.0001",
@@ -254,13 +252,13 @@ def test_ranks_agree_on_the_best_epoch_and_the_test_metrics(run_script, tmp_path
         ),
     ],
 )
-def test_what_the_machine_or_the_data_cannot_do_is_refused_before_the_start(small, tmp_path, override, said):
-    with pytest.raises(ConfigurationError, match=said):
+def test_settings_that_the_machine_or_the_data_exclude_are_refused_before_the_start(small, tmp_path, override, message):
+    with pytest.raises(ConfigurationError, match=message):
         train(small(*override.split()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_broken_off_start_is_forgotten_and_a_broken_off_end_finished(small, tmp_path):
+def test_a_start_that_broke_off_is_forgotten_and_an_end_that_broke_off_is_completed(small, tmp_path):
     run = Run(tmp_path / "run")
     config = small("checkpoint.keep=true")
     with run.locked():

@@ -1,0 +1,97 @@
+"""What is refused before a training starts: settings that exclude each other, and images that do not fit them."""
+
+import logging
+from collections.abc import Sequence
+
+import lightning
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from omegaconf import DictConfig
+
+from convnets.classifier import Classifier
+from convnets.configuration.rules import CUDA_GRAPH_MODES, ConfigurationError
+from convnets.data import ImageDataModule
+from convnets.training.instantiation import refusals_explained
+from convnets.training.last_batch import Sharing, check_last_batch
+from convnets.training.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+
+def check_combinations(config: DictConfig, callbacks: Sequence[Callback]) -> None:
+    """Check that several steps at once, accumulated gradients and CUDA graphs exclude none of the other settings.
+
+    Raises:
+        ConfigurationError: two of the settings exclude each other.
+    """
+    several, limit = config.steps_per_execution, config.trainer.limit_train_batches
+    accumulated = config.trainer.accumulate_grad_batches
+    has_graphs = config.compile in CUDA_GRAPH_MODES  # in which gradients lie where the next batch's will be written
+    whole = limit is None or (isinstance(limit, int) and limit % several == 0)
+    for key, fits, way_out in (
+        ("accumulate_grad_batches", accumulated == 1, "1"),
+        ("precision", config.trainer.precision != "16-mixed", "bf16-mixed or 32-true"),
+        ("limit_train_batches", whole, f"null or a multiple of {several}"),
+    ):
+        if several > 1 and not fits:
+            raise ConfigurationError(
+                f"steps_per_execution={several} does not go with trainer.{key}={config.trainer[key]}: set that to "
+                f"{way_out}, or steps_per_execution=1."
+            )
+    if has_graphs and accumulated > 1:
+        raise ConfigurationError(
+            f"compile={config.compile} cannot accumulate gradients: set trainer.accumulate_grad_batches=1, or "
+            "compile=true."
+        )
+    if not any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+        return
+    for key, value, fits, way_out in (
+        ("steps_per_execution", several, several == 1, "1"),
+        ("trainer.accumulate_grad_batches", accumulated, accumulated == 1, "1"),
+        ("compile", config.compile, not has_graphs, "true"),
+    ):
+        if not fits:
+            raise ConfigurationError(
+                f"{key}={value} does not go with the callback GradientAccumulationScheduler: set {key}={way_out}, or "
+                "leave the callback out."
+            )
+
+
+def load_and_check_images(
+    config: DictConfig, datamodule: ImageDataModule, trainer: lightning.Trainer, classifier: Classifier
+) -> None:
+    """Read the images, and check that batches and schedule fit their number. Other ranks start later and find them.
+
+    Raises:
+        ConfigurationError: the images cannot be split or shared as the configuration says, some batch is too small for
+            the network, or the schedule does not fit the length of the training.
+    """
+    datamodule.prepare_data()
+    datamodule.trainer = trainer
+    with refusals_explained():
+        datamodule.setup()
+        images = datamodule.splits["train"].images
+        sharing = Sharing(
+            len(images) + config.data.holdout,
+            config.data.holdout,
+            config.data.batch_size,
+            trainer.world_size,
+            datamodule.within_limit,
+            whole=config.trainer.sync_batchnorm and trainer.strategy.root_device.type == "cuda",
+        )
+        check_last_batch(classifier.network, lambda number: datamodule.to_network_input(images[:number]), sharing)
+        if isinstance(classifier.schedule, Schedule):
+            assert classifier.optimizer is not None
+            classifier.schedule.check(classifier.optimizer(classifier.parameters()), trainer)
+            if str(classifier.schedule.monitor).startswith("val/") and config.data.holdout == 0:
+                log.warning(
+                    "The learning rate follows %s, which with data.holdout=0 is that of the test split, so the result "
+                    "flatters: set data.holdout=5000, or another number of training images to watch.",
+                    classifier.schedule.monitor,
+                )
+        for split, limit in (("train", trainer.limit_train_batches), ("val", trainer.limit_val_batches)):
+            num_batches = len(getattr(datamodule, f"{split}_dataloader")())
+            if isinstance(limit, float) and int(limit * num_batches) == 0:
+                raise ValueError(
+                    f"trainer.limit_{split}_batches={limit} of {num_batches} batches is none: set it to "
+                    f"{1 / num_batches:.3g} or more, or to a whole number."
+                )
