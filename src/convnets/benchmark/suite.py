@@ -1,6 +1,5 @@
 """Which trainings are compared, and the report on them."""
 
-import io
 import json
 import math
 import socket
@@ -13,6 +12,7 @@ from typing import Any
 
 from convnets.benchmark.measuring import NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES, Task, interleaved, measure
 from convnets.files import write_atomically
+from convnets.plots import as_png
 from convnets.text import as_markdown
 
 NUM_EPOCHS = 10
@@ -122,10 +122,8 @@ class Benchmark:
         }
         for name, tasks in curves.items():
             self._measure_all(f"{GROWTH}{name}", {str(place): task for place, task in tasks}, num_repetitions)
-        picture = io.BytesIO()
         drawn = {group.removeprefix(GROWTH): self._quantities(group) for group in self._growth()}
-        growth(drawn).savefig(picture, format="png", dpi=120)
-        write_atomically(self.folder / "growth.png", picture.getvalue())
+        write_atomically(self.folder / "growth.png", as_png(growth(drawn), dpi=120))
 
     def _measure_all(self, group: str, tasks: Mapping[str, Task], num_repetitions: int) -> None:
         """Measure the tasks, by their labels, and write all that there is after each."""

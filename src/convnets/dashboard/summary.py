@@ -133,8 +133,8 @@ def _write_embedding(writer: SummaryWriter, step: int, names: tuple[str, ...], t
 
 def _write_graph(writer: SummaryWriter, classifier: Classifier, image: Tensor) -> None:
     """Write the network's graph, if TensorBoard can trace it; its layers are there as text in any case."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # add_graph prints what it raises
-        warnings.simplefilter("ignore")  # torch.jit.trace, which it calls, is deprecated
+    # add_graph calls torch.jit.trace, which is deprecated, and prints what it raises
+    with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
         try:
             writer.add_graph(classifier.network, image.to(classifier.device))
         except Exception as error:

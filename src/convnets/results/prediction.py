@@ -9,7 +9,6 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from convnets.configuration.rules import ConfigurationError
-from convnets.data import ImageDataModule
 from convnets.results.trained import TrainedRun
 from convnets.text import aligned
 from convnets.training.building import build_datamodule
@@ -59,8 +58,7 @@ def predict(run: TrainedRun, paths: Sequence[Path], background: str = "auto") ->
     Raises:
         ConfigurationError: a background is named, for a data set that does not ask for one.
     """
-    classifier = run.classifier
-    datamodule: ImageDataModule = build_datamodule(run.config)
+    classifier, datamodule = run.classifier, build_datamodule(run.config)
     for path in paths:
         try:
             with Image.open(path) as picture:

@@ -25,7 +25,7 @@ class TrainedRun(Run):
     @functools.cached_property
     def datamodule(self) -> ImageDataModule:
         """The run's images, read into memory."""
-        datamodule: ImageDataModule = build_datamodule(self.config)
+        datamodule = build_datamodule(self.config)
         datamodule.prepare_data()
         datamodule.setup()
         return datamodule
