@@ -35,13 +35,15 @@ FASHION_MNIST_SHA256 = {
 }
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 STALL_SECONDS = 20.0
+TORCHVISION_DOWNLOAD = """import sys; from torchvision.datasets import FashionMNIST
+FashionMNIST(sys.argv[1], download=True)"""
 INCOMING = ".convnets-incoming-"  # folders that files are fetched into
 
 Checksums = Mapping[str, str]
 
 
 class DataUnavailableError(RuntimeError):
-    """No source had the data; the text lists what was tried and what to do."""
+    """No source had the data; the text lists the sources that were tried, and what to do."""
 
 
 class SourceError(Exception):
@@ -140,8 +142,7 @@ def _in_system_dir(data_dir: Path, incoming: Path) -> Path:
 
 
 def _from_mirrors(data_dir: Path, incoming: Path) -> Path:
-    download = "import sys; from torchvision.datasets import FashionMNIST; FashionMNIST(sys.argv[1], download=True)"
-    run_watched([sys.executable, "-c", download, str(incoming)], incoming)
+    run_watched([sys.executable, "-c", TORCHVISION_DOWNLOAD, str(incoming)], incoming)
     return incoming / "FashionMNIST" / "raw"
 
 
@@ -151,7 +152,7 @@ def _from_debian(data_dir: Path, incoming: Path) -> Path:
             raise SourceError(f"{tool} is not installed (not a Debian system)")
     (incoming / "lists/partial").mkdir(parents=True)
     (incoming / "cache/archives/partial").mkdir(parents=True)
-    # A state folder of its own needs no root; the sandbox user could not write here.
+    # With state folders of its own apt-get needs no root; its sandbox user could not write here.
     options = [
         f"Dir::State::Lists={incoming}/lists",
         f"Dir::Cache={incoming}/cache",
@@ -178,7 +179,7 @@ SOURCES: dict[str, Callable[[Path, Path], Path]] = {
 def run_watched(command: list[str], folder: Path, stall_seconds: float = STALL_SECONDS) -> None:
     """Run the command in `folder`; kill it when it has neither written nor printed anything for `stall_seconds`.
 
-    A process of its own, because neither a name look-up nor torchvision's downloader can be given a time-out.
+    In a process of its own, because neither a name look-up nor torchvision's downloader takes a time-out.
 
     Raises:
         SourceError: with the command's last line, or with how long it stalled.
@@ -229,7 +230,7 @@ def _install(source_dir: Path, incoming: Path, target: Path, digest: str) -> boo
 
 
 def _content(folder: Path, name: str) -> bytearray | None:
-    """The bytes of a file that is there raw or as .gz, else None. A raw one is in memory once."""
+    """The bytes of a file that is there raw or as .gz, else None. A raw one takes no memory twice."""
     try:
         if (folder / name).is_file():
             with (folder / name).open("rb") as file:

@@ -20,7 +20,7 @@ FLOPS_OF_A_MULTIPLY_ADD = 2
 
 @dataclass
 class Line:
-    """One layer, with all that is inside it.
+    """One layer, including the layers inside it.
 
     Attributes:
         depth: 0 for the network, 1 for its layers, 2 for theirs.
@@ -28,9 +28,8 @@ class Line:
         shape: of the output for one image, without the batch.
         num_parameters: weights and biases.
         multiply_adds: of convolutions and matrix products, whether modules or functions do them, for one image.
-        receptive_field: side, in pixels of the image, of what one output unit depends on (borders aside), through
-            modules and functions alike.
-        activation_bytes: of the outputs inside the layer, for one image in float32: what training keeps.
+        receptive_field: side, in pixels of the image, of the part that an output unit depends on (borders aside).
+        activation_bytes: of the outputs inside the layer, which training keeps, for one image in float32.
     """
 
     depth: int
@@ -53,7 +52,7 @@ def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list
         image = torch.empty(1, in_channels, image_size, image_size)
         network = network.to("meta").eval()
     views, counter = Views(image), FlopCounterMode(display=False)
-    running: list[tuple[Line, int]] = []  # with the operations counted before
+    running: list[tuple[Line, int]] = []  # with the operations counted before each began
     lines: list[Line] = []
     handles: list[RemovableHandle] = []
 
@@ -68,7 +67,7 @@ def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list
         output = next(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))  # of several, the first
         is_leaf = next(module.children(), None) is None
         line.shape = tuple(output.shape[1:])
-        # A view is free.
+        # A view of the input takes no memory.
         if not (is_leaf and inputs) or output.untyped_storage() is not inputs[0].untyped_storage():
             line.outputs.append(output)
         line.multiply_adds = (counter.get_total_flops() - flops) // FLOPS_OF_A_MULTIPLY_ADD
