@@ -180,7 +180,7 @@ class Views(TorchDispatchMode):
         return unknown
 
     def _moved(self, func: Any, args: Any, kwargs: Any, widest: View, output: Tensor) -> View | None:
-        """Apply the operation to the numbers of rows and columns, which finds each unit's place; None where that fails."""
+        """Find each unit's place by applying the operation to the places; None where that fails."""
         found = []
         step = widest.step
         for axis in (0, 1):
