@@ -1,4 +1,5 @@
 import functools
+from collections import Counter
 from types import SimpleNamespace
 
 import lightning
@@ -107,3 +108,16 @@ def test_a_batch_that_lacks_what_a_training_needs_is_refused(monkeypatch):
     monkeypatch.setattr(Classifier, "trainer", SimpleNamespace(world_size=2))
     with pytest.raises(TypeError, match="only train on batches of an ImageDataModule"):
         classifier.training_step(BATCH, 0)
+
+
+def test_lightning_still_sets_for_each_hook_the_attribute_that_the_classifier_sets_fast(monkeypatch):
+    names, set_attribute = Counter(), Classifier.__setattr__
+
+    def counting(self, name, value):
+        names[name] += 1
+        set_attribute(self, name, value)
+
+    monkeypatch.setattr(Classifier, "__setattr__", counting)
+    loader = torch.utils.data.DataLoader([BATCH] * 10, batch_size=None)
+    quiet_trainer(max_epochs=1).fit(Classifier(LeNet(), functools.partial(torch.optim.SGD, lr=0.1)), loader)
+    assert names["_current_fx_name"] > 10 * 20

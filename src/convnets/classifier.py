@@ -32,7 +32,7 @@ class Tally(Metric):
         self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """Count a batch; in place, and in few operations, which a small network's steps feel."""
+        """Add a batch, in place and in few operations: they cost time in each step of a small network."""
         self.loss_sum.add_(loss, alpha=len(labels))
         self.num_correct.add_((scores.argmax(dim=1) == labels).sum())
         self.num_images.add_(len(labels))
@@ -44,7 +44,7 @@ class Tally(Metric):
 
 
 def mean_loss(losses: Tensor) -> Tensor:
-    """Of losses (N,); 0 of none, as a rank may have where a last batch has fewer images than there are ranks."""
+    """Mean of losses (N,); 0 for an empty batch, such as a rank's share of a last batch of few images."""
     return losses.sum() / max(len(losses), 1)
 
 
@@ -58,8 +58,8 @@ class Classifier(lightning.LightningModule):
         schedule: called with the optimizer and the trainer; returns the scheduler as Lightning takes it. None
             keeps the rate.
         channels_last: memory format of images and weights.
-        compile: the network's training steps with torch.compile, in its default mode or the one named. Validation and
-            prediction run as they are, so that all who evaluate the weights find the same to the last digit.
+        compile: whether, or in which mode, torch.compile compiles the network's training steps. Validation and
+            prediction are never compiled, so that every evaluation of the weights gives the same digits.
     """
 
     def __init__(
@@ -84,7 +84,10 @@ class Classifier(lightning.LightningModule):
         self.test_tally = Tally()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes each hook's name here, twice a hook: not by the long way of modules and parameters."""
+        """Set the one attribute that Lightning sets twice for each hook without nn.Module's checks.
+
+        They take 1.4 us of 1.6, some 30 times a step: 40 us of LeNet's 500 on a CPU.
+        """
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
@@ -140,12 +143,12 @@ class Classifier(lightning.LightningModule):
         return scores, F.cross_entropy(scores, labels, reduction="none"), labels
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *limits: Any, **named: Any) -> None:
-        """Clip where a limit is set; Lightning's own costs time where none is."""
+        """Clip where a limit is set; Lightning's own way costs time also where none is."""
         if self.trainer.gradient_clip_val is not None:
             super().configure_gradient_clipping(optimizer, *limits, **named)
 
     def on_train_start(self) -> None:
-        """Accumulate as a scheduler of it says, which is not asked where a run resumes inside an epoch."""
+        """Ask a GradientAccumulationScheduler, which Lightning does not where a run resumes inside an epoch."""
         trainer: Any = self.trainer
         for callback in trainer.callbacks:
             if isinstance(callback, GradientAccumulationScheduler):

@@ -1,4 +1,4 @@
-"""What happens beside the training step."""
+"""What no training goes without: weights to start from, steps, metrics, checkpoints, and what is said meanwhile."""
 
 from convnets.callbacks.checkpoints import (
     CheckedCheckpointIO,

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self, cast
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
@@ -26,6 +26,7 @@ from convnets.files import removal, replacing
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of what this module adds to Lightning's checkpoint, under "convnets"
+STATE = ("best_accuracy", "best_epoch", "saving_seconds", "num_saved")  # attributes that a checkpoint keeps
 # Steps after which the ranks first ask each other whether to save; then about once in so many seconds.
 FIRST_AGREEMENT_STEPS, AGREEMENT_SECONDS = 10, 1.0
 
@@ -35,7 +36,7 @@ class CheckpointError(RuntimeError):
 
 
 class DamagedCheckpointError(CheckpointError):
-    """The file is not what was written."""
+    """The file is torn, or differs from what was written."""
 
 
 class CheckedCheckpointIO(TorchCheckpointIO):
@@ -101,10 +102,10 @@ def _way_out(path: Path) -> str:
 
 
 def newest_checkpoint(checkpoints_dir: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint to go on from, and its content. A damaged one is set aside with a warning.
+    """Find the checkpoint to resume from, and read it. A damaged one is set aside with a warning.
 
     Raises:
-        CheckpointError: it is whole, but cannot be used.
+        CheckpointError: the checkpoint is whole, but training cannot resume from it.
     """
     for name in ("last.ckpt", "previous.ckpt"):
         path = checkpoints_dir / name
@@ -120,28 +121,28 @@ def newest_checkpoint(checkpoints_dir: Path) -> tuple[Path, dict[str, Any]] | No
 
 
 def check_fits(checkpoint: dict[str, Any], classifier: Classifier, num_ranks: int, path: Path) -> None:
-    """Refuse a checkpoint that this training cannot go on from.
+    """Refuse a checkpoint that this training cannot resume from.
 
     Raises:
         CheckpointError: the checkpoint is of another network, or of another number of processes.
     """
-    there = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    here = {name: tuple(value.shape) for name, value in classifier.state_dict().items()}
-    if differing := sorted(name for name in {*there, *here} if there.get(name) != here.get(name)):
+    saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    built = {name: tuple(value.shape) for name, value in classifier.state_dict().items()}
+    if differing := sorted(name for name in {*saved, *built} if saved.get(name) != built.get(name)):
         name = differing[0]
         raise CheckpointError(
-            f"{path} is of another network: {name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} "
-            f"here ({len(differing)} of {len({*there, *here})} tensors differ). {_way_out(path)}"
+            f"{path} is of another network: {name} is {saved.get(name, 'absent')} there, {built.get(name, 'absent')} "
+            f"here ({len(differing)} of {len({*saved, *built})} tensors differ). {_way_out(path)}"
         )
-    if (num_before := checkpoint["convnets"]["processes"]) != num_ranks:
+    if (saved_ranks := checkpoint["convnets"]["processes"]) != num_ranks:
         raise CheckpointError(
-            f"{path} was written by a training in {num_before} processes, and this would be one in {num_ranks}. Go on "
+            f"{path} was written by a training in {saved_ranks} processes, and this would be one in {num_ranks}. Go on "
             f"where there are as many devices as then, or train anew: {removal(path.parent)}"
         )
 
 
-def _circumstances(trainer: lightning.Trainer) -> dict[str, Any]:
-    """What decides the last bits of a result."""
+def _circumstances(trainer: Trainer) -> dict[str, Any]:
+    """Everything outside the configuration that decides the last bits of a result."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
@@ -153,20 +154,20 @@ def _circumstances(trainer: lightning.Trainer) -> dict[str, Any]:
 
 
 class Interrupted(SystemExit):
-    """A signal asked to leave, and the run is saved. The code is 128 + signal, as shells have it."""
+    """Ends a process that a signal interrupted, once the run is saved. The code is 128 + signal, as in a shell."""
 
 
 class _Signals:
-    """Notes SIGINT and SIGTERM instead of obeying them; the second leaves at once."""
+    """Notes the first SIGINT or SIGTERM, so that the training can save; the second ends the process at once."""
 
     def __init__(self) -> None:
         self.received = 0
         self._replaced: dict[int, Any] = {}
 
-    def watch(self, speaks: bool) -> None:
-        """Start noting."""
+    def watch(self, prints: bool) -> None:
+        """Replace the handlers; only one process says what a signal does."""
         if threading.current_thread() is threading.main_thread():
-            self._speaks = speaks
+            self._prints = prints
             self._replaced = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def release(self) -> None:
@@ -181,17 +182,17 @@ class _Signals:
                 os.write(2, b"\x1b[?25h\n")  # the progress bar has hidden the cursor
             os._exit(128 + number)
         self.received = number
-        if self._speaks:  # not through a buffered stream, in whose midst the signal may have come
+        if self._prints:  # not through a buffered stream, in whose midst the signal may have come
             os.write(
                 2, b"\n%s: saving, then leaving. Once more leaves at once.\n" % signal.Signals(number).name.encode()
             )
 
 
 class Checkpoints(Checkpoint):
-    """Keeps what a run needs to go on in last.ckpt (and the one before it in previous.ckpt).
+    """Keeps what a run needs to resume in last.ckpt, and the checkpoint before it in previous.ckpt.
 
-    Saves at the end of each epoch, inside it every so many seconds, and after the step in which SIGINT or SIGTERM came;
-    then leaves. If asked, keeps the epoch of the highest validation accuracy in best.ckpt.
+    Saves at the end of each epoch, inside it every `every_seconds`, and after the step in which SIGINT or SIGTERM came;
+    then raises Interrupted. With `keep_best` the epoch of the highest validation accuracy is in best.ckpt.
 
     Derived from Lightning's Checkpoint, whose hooks run after those of all other callbacks.
 
@@ -211,9 +212,8 @@ class Checkpoints(Checkpoint):
         self.num_saved = 0
         self._signals = _Signals()
         self.ended = False  # whether the training came to its end in this process
-        self._should_stop = False  # as the checkpoint has it that the training goes on from
-        self._saved = 0.0  # when
-        self._agreed = 0.0  # when
+        self._should_stop = False  # what the checkpoint says that training resumes from
+        self._saved = self._agreed = 0.0  # when
         self._steps_to_agreement = self._steps_since = FIRST_AGREEMENT_STEPS
 
     @classmethod
@@ -221,15 +221,15 @@ class Checkpoints(Checkpoint):
         """The trainer's own."""
         return next(callback for callback in trainer.callbacks if isinstance(callback, cls))
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch for signals: not earlier, for Lightning sets handlers of its own. Stop what was to be stopped."""
         trainer.should_stop = trainer.should_stop or self._should_stop
-        self._signals.watch(speaks=trainer.is_global_zero)
+        self._signals.watch(prints=trainer.is_global_zero)
         self._saved = self._agreed = time.monotonic()
         self._steps_to_agreement, self._steps_since = FIRST_AGREEMENT_STEPS, 0
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save inside the epoch, if it is time or a signal came.
 
@@ -251,7 +251,7 @@ class Checkpoints(Checkpoint):
             self._leave_if_asked(trainer, received)
 
     def _agreed_on(self, received: int, due: int, device: torch.device) -> tuple[int, int]:
-        """What any rank wishes; all wait for each other, and then for the device, so not too often."""
+        """The highest signal, and whether to save, over all ranks; they wait for each other, so this is done rarely."""
         pace = self._steps_since / max(time.monotonic() - self._agreed, 1e-6)
         wishes = torch.tensor([float(received), float(due), -pace * AGREEMENT_SECONDS], device=device)
         torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX)  # the strategy's has a barrier besides
@@ -259,7 +259,7 @@ class Checkpoints(Checkpoint):
         self._agreed, self._steps_since, self._steps_to_agreement = time.monotonic(), 0, max(-steps, 1)
         return received, due
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the epoch; of equally good epochs the first is the best."""
         assert isinstance(pl_module, Classifier)
         if self.keep_best and (accuracy := pl_module.metrics("val")["val/accuracy"]) > self.best_accuracy:
@@ -270,34 +270,30 @@ class Checkpoints(Checkpoint):
         received = torch.tensor(float(self._signals.received), device=pl_module.device)
         self._leave_if_asked(trainer, int(trainer.strategy.reduce(received, reduce_op="max")))
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Obey signals again."""
         self._signals.release()
         self._leave_if_asked(trainer, self._signals.received)
         self.ended = True
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Obey signals again."""
         self._signals.release()
 
-    def _save(self, trainer: lightning.Trainer, path: Path) -> None:
+    def _save(self, trainer: Trainer, path: Path) -> None:
         started = time.monotonic()
         trainer.save_checkpoint(path)
         self._saved = time.monotonic()
         self.saving_seconds += self._saved - started
         self.num_saved += 1
 
-    def _leave_if_asked(self, trainer: lightning.Trainer, received: int) -> None:
+    def _leave_if_asked(self, trainer: Trainer, received: int) -> None:
         if received:
-            # All ranks leave here. Lightning kills the first where another ends with an error.
+            # With code 0 on the others: Lightning kills rank 0 where another ends with an error.
             raise Interrupted(128 + received if trainer.is_global_zero else 0)
 
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the training's running sums of every rank, and what decides the last bits."""
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add every rank's running sums of training metrics, and what decides the last bits."""
         assert isinstance(pl_module, Classifier)
         gathered = {
             name: trainer.strategy.all_gather(cast(Tensor, value)).reshape(trainer.world_size).tolist()
@@ -306,10 +302,8 @@ class Checkpoints(Checkpoint):
         own = {"format": FORMAT, "train_tally": gathered, "should_stop": trainer.should_stop}
         checkpoint["convnets"] = {**own, **_circumstances(trainer)}
 
-    def on_load_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Set the running sums back; warn where the run cannot go on to the same bits."""
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Restore the running sums; warn where the result will not be the same to the last bit."""
         assert isinstance(pl_module, Classifier)
         written = checkpoint["convnets"]
         for name, value in _circumstances(trainer).items():
@@ -323,15 +317,10 @@ class Checkpoints(Checkpoint):
             getattr(pl_module.train_tally, name).fill_(values[trainer.global_rank])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to know: the best epoch, and what saving cost."""
-        return {
-            "best_accuracy": self.best_accuracy,
-            "best_epoch": self.best_epoch,
-            "saving_seconds": self.saving_seconds,
-            "num_saved": self.num_saved,
-        }
+        """The best epoch, and what saving cost."""
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it over from a checkpoint."""
-        for name in self.state_dict():
+        for name in STATE:
             setattr(self, name, state_dict[name])

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import lightning
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from convnets.classifier import Classifier
@@ -21,19 +21,19 @@ class FiniteLoss(Callback):
     """
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Check the training loss after the epoch's last batch."""
         if trainer.is_last_batch:
             check_finite(trainer, pl_module, "train")
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation loss: the very last step may have ruined the weights."""
         check_finite(trainer, pl_module, "val")
 
 
-def check_finite(trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-    """Look at the stage's running loss.
+def check_finite(trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    """Check the stage's running loss.
 
     Raises:
         NonFiniteLossError: it is NaN or infinite; on all ranks at once.

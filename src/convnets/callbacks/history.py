@@ -1,18 +1,17 @@
 """The epoch's figures: computed once, written, and handed to every callback that asks for them."""
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Any, Self
 
-import lightning
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 
 from convnets.classifier import Classifier
 from convnets.files import write_atomically
+from convnets.text import as_csv
 
 Row = dict[str, float]
 
@@ -47,32 +46,30 @@ class History(Callback):
 
     @property
     def seconds(self) -> float:
-        """Since the run began, without the time between its processes."""
+        """Seconds since the run began, without the time between its processes."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start the run's clock."""
         if stage == "fit":
             self._started = time.perf_counter()
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock of an epoch that is resumed, which `on_train_epoch_start` is not called for."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of an epoch that is resumed inside, for which `on_train_epoch_start` is not called."""
         self._epoch_started = time.perf_counter() - self._epoch_seconds_before
         if trainer.is_global_zero and trainer.ckpt_path is not None:
             self._write()
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's clock."""
         self._epoch_started = time.perf_counter()
 
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Note the rate of this step: at its end the schedule has moved on."""
         self._learning_rate = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """After the epoch's last batch, wait for the device and stop the clock."""
         if trainer.is_last_batch:
@@ -80,12 +77,12 @@ class History(Callback):
             self._num_images = pl_module.tally("train").num_images.item() * trainer.world_size
             self._train_seconds = time.perf_counter() - self._epoch_started
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the validation metrics to monitoring callbacks."""
         assert isinstance(pl_module, Classifier)
         pl_module.log_dict(pl_module.metrics("val"), logger=False, sync_dist=True)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the epoch's row, then hand it on."""
         assert isinstance(pl_module, Classifier)
         training = pl_module.metrics("train")
@@ -110,7 +107,7 @@ class History(Callback):
             if (on_epoch_row := getattr(callback, "on_epoch_row", None)) is not None:
                 on_epoch_row(trainer, pl_module, row)
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the test metrics, which cannot be reduced over ranks once the trainer has left the device."""
         assert isinstance(pl_module, Classifier)
         self.test_metrics = pl_module.metrics("test")
@@ -122,11 +119,7 @@ class History(Callback):
         if not self.rows:
             self.csv_path.unlink(missing_ok=True)
             return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.csv_path, text.getvalue())
+        write_atomically(self.csv_path, as_csv(list(self.rows[0]), [[*row.values()] for row in self.rows]))
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, and the time they took."""
@@ -134,7 +127,7 @@ class History(Callback):
         return {"rows": self.rows, "seconds": self.seconds, "epoch_seconds": epoch_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from them."""
+        """Take them over from a checkpoint."""
         self.rows = state_dict["rows"]
         self._seconds_before = state_dict["seconds"]
         self._epoch_seconds_before = state_dict["epoch_seconds"]

@@ -4,9 +4,9 @@ import logging
 from abc import abstractmethod
 from pathlib import Path
 
-import lightning
 import safetensors.torch
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
@@ -29,11 +29,11 @@ class WeightsFromRun(Callback):
 
     Args:
         run_dir: the other run's folder.
-        digest: of its weights, as this training was named by them; see `convnets.configuration.content`.
+        digest: of its weights file when this training was named, to find out whether the file has changed since.
 
     Raises:
-        ValueError: it has no weights.
-        NothingInitializedError: it has none that fit.
+        ValueError: the other run has no weights.
+        NothingInitializedError: none of its weights fits.
     """
 
     def __init__(self, run_dir: Path, digest: str | None = None) -> None:
@@ -42,23 +42,25 @@ class WeightsFromRun(Callback):
         if not self.path.is_file():
             raise ValueError(f"init.from_run={run_dir} has no {self.path.name}: give the folder of a finished run.")
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Take the weights, in a fit that starts from nothing; say what stays new, such as the head."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the weights, unless the training resumes; log which tensors stay new, such as the head's."""
         if stage != "fit" or trainer.ckpt_path is not None:
             return
         assert isinstance(pl_module, Classifier)
         if self.digest is not None and file_digest(self.path) != self.digest:
             raise ValueError(f"init.from_run: {self.path} holds other weights than when this run was started from it.")
-        theirs, ours = safetensors.torch.load_file(self.path), pl_module.network.state_dict()
-        fitting = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+        source, target = safetensors.torch.load_file(self.path), pl_module.network.state_dict()
+        fitting = {
+            name: value for name, value in source.items() if name in target and target[name].shape == value.shape
+        }
         if not any(value.is_floating_point() for value in fitting.values()):
             raise NothingInitializedError(f"init.from_run: none of the weights in {self.path} fits this network.")
         pl_module.network.load_state_dict(fitting, strict=False)
         pl_module.taken_over = frozenset(f"network.{name}" for name in fitting)
-        log.info("%d of %d tensors are those of %s", len(fitting), len(ours), self.path)
-        for name in [name for name in {**theirs, **ours} if name not in fitting]:
-            there, here = (str(tuple(d[name].shape)) if name in d else "absent" for d in (theirs, ours))
-            log.info("  %s is %s there and %s here: %s", name, there, here, "new" if name in ours else "left out")
+        log.info("%d of %d tensors are those of %s", len(fitting), len(target), self.path)
+        for name in [name for name in {**source, **target} if name not in fitting]:
+            there, here = (str(tuple(d[name].shape)) if name in d else "absent" for d in (source, target))
+            log.info("  %s is %s there and %s here: %s", name, there, here, "new" if name in target else "left out")
 
 
 class _WeightInit(Callback):
@@ -66,15 +68,15 @@ class _WeightInit(Callback):
 
     Weights that were taken over from another run stay as well.
 
-    In `setup` of a fresh fit, because Lightning restores checkpoints after it: resumed and tested weights stay too.
+    This happens in `setup` because Lightning restores checkpoints after it, and only in a fit that does not resume.
     """
 
     @abstractmethod
     def initialize(self, weight: Tensor) -> None:
         """Set one layer's weight in place."""
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Initialise, in a fit that starts from nothing."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Initialise, unless the training resumes."""
         if stage != "fit" or trainer.ckpt_path is not None:
             return
         assert isinstance(pl_module, Classifier)

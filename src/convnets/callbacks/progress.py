@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a training."""
+"""Progress of a training at the terminal: a bar, a line an epoch, and an estimate of the time."""
 
 import logging
 import math
@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -38,9 +38,9 @@ class Progress(ProgressBar):
         """Draw nothing; Lightning calls it on all ranks but the first."""
         self._bar = None
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the bar."""
-        console = Console(soft_wrap=True)  # what is said above the bar is folded already, and a path stays whole
+        console = Console(soft_wrap=True)  # lines above the bar are folded already, and a path stays whole
         if not (console.is_terminal and trainer.is_global_zero):
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -50,7 +50,7 @@ class Progress(ProgressBar):
         self._task = self._bar.add_task("", total=self._steps_per_epoch * (trainer.max_epochs or 1))
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar, a few times a second."""
         if self._bar is None or ((now := time.monotonic()) - self._drawn < REFRESH_SECONDS):
@@ -59,8 +59,8 @@ class Progress(ProgressBar):
         done = trainer.current_epoch * self._steps_per_epoch + ImageDataModule.of(trainer).steps_in(batch_idx + 1)
         self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, steps")
 
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Say that the epoch is being validated."""
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show that the epoch is being validated."""
         if self._bar is not None:
             done = (trainer.current_epoch + 1) * self._steps_per_epoch
             self._draw(done, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, validating")
@@ -70,8 +70,8 @@ class Progress(ProgressBar):
         self._bar.update(self._task, completed=completed, description=description)
         self._bar.refresh()
 
-    def on_epoch_row(self, trainer: lightning.Trainer, classifier: Classifier, row: Row) -> None:
-        """Say how the epoch went."""
+    def on_epoch_row(self, trainer: Trainer, classifier: Classifier, row: Row) -> None:
+        """Log a line about the epoch."""
         if trainer.is_global_zero:
             log.info(
                 "epoch %2d/%s  loss %.3f (val %.3f)  accuracy %.3f (val %.3f)  %s",
@@ -84,13 +84,11 @@ class Progress(ProgressBar):
                 duration(row["epoch_seconds"]),
             )
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the bar."""
         self._stop()
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the bar, so that the error can be read."""
         self._stop()
 
@@ -101,7 +99,7 @@ class Progress(ProgressBar):
 
 
 class TimeEstimate(Callback):
-    """After some steps of a long training, says how long it will take and, on a CPU, what makes it shorter."""
+    """Logs, some steps into a long training, how long it will take and, on a CPU, what makes it shorter."""
 
     def __init__(self, after_steps: int = 20, long_seconds: float = 300) -> None:
         self.after_steps = after_steps
@@ -110,7 +108,7 @@ class TimeEstimate(Callback):
         self._num_executions = 0
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Time the steps between the 3rd, by when caches are warm, and the `after_steps`-th."""
         self._num_executions += 1
@@ -135,7 +133,7 @@ class TimeEstimate(Callback):
             log.info("At this pace the training takes about %s.%s", duration(seconds), advice)
 
 
-def _advice(trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> str:
+def _advice(trainer: Trainer, pl_module: LightningModule) -> str:
     if pl_module.device.type != "cpu":
         return ""
     advice = ["a GPU"]

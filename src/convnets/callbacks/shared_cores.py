@@ -1,4 +1,4 @@
-"""What a training on the processor does beside other programs on the same cores."""
+"""Training on a CPU whose cores other programs use too."""
 
 import logging
 import os
@@ -6,26 +6,27 @@ import threading
 import time
 from pathlib import Path
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
-CROWDED, CALM = 0.15, 0.05  # of the cores' time, that others take
+CROWDED, CALM = 0.15, 0.05  # shares of the cores' time that other programs take
 PROC_STAT = Path("/proc/stat")
 
 
 class SharedCores(Callback):
-    """Keeps a training on the processor bearable beside other programs, and says once that there are some.
+    """Keeps a training on a CPU from slowing down out of proportion beside other programs, and warns of them once.
 
-    The threads of an operation wait for each other at its end, and OpenMP has them spin meanwhile. Alone that is the
-    fastest. But where another program has a core, the last thread waits for the one that another spins on, up to a time
-    slice of the kernel for each operation: a step of LeNet took 300 ms instead of 7.
+    At the end of an operation OpenMP's threads wait for each other in a busy loop, which is fastest where the cores are
+    free. Where another program runs, a waiting thread may hold the core that the last thread needs, up to a time slice
+    of the kernel for each operation: a step of LeNet took 300 ms instead of 7.
 
-    GNU's OpenMP spins for a moment only where a process has more of its threads than there are processors. So while
-    others take the cores' time, this keeps more threads, which do nothing. As many as before compute: no bit changes.
+    GNU's OpenMP keeps that loop short where a process has more OpenMP threads than there are processors. So while other
+    programs take the cores' time, this callback keeps additional threads, which do nothing. The number of threads that
+    compute stays the same, and with it every bit of the result.
 
     Source: manual of libgomp, GOMP_SPINCOUNT.
     """
@@ -34,21 +35,19 @@ class SharedCores(Callback):
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin to watch, where several threads compute."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the watching thread, where several threads compute."""
         if pl_module.device.type == "cpu" and torch.get_num_threads() > 1 and PROC_STAT.exists():
             self._stop.clear()
-            speaks, num_processes = trainer.is_global_zero, trainer.num_devices
-            self._watcher = threading.Thread(target=self._watch, args=(speaks, num_processes), daemon=True)
+            warns, num_processes = trainer.is_global_zero, trainer.num_devices
+            self._watcher = threading.Thread(target=self._watch, args=(warns, num_processes), daemon=True)
             self._watcher.start()
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop watching."""
         self._end()
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop watching."""
         self._end()
 
@@ -58,22 +57,22 @@ class SharedCores(Callback):
             self._watcher.join()
             self._watcher = None
 
-    def _watch(self, speaks: bool, num_processes: int) -> None:
+    def _watch(self, warns: bool, num_processes: int) -> None:
         idle_threads: IdleThreads | None = None
-        before = _clock(num_processes)
+        previous = _clock(num_processes)
         while not self._stop.wait(CHECK_SECONDS):
             now = _clock(num_processes)
-            share, before = others_share(before, now), now
+            share, previous = others_share(previous, now), now
             if share > CROWDED and idle_threads is None:
                 idle_threads = IdleThreads()
-                if speaks:
+                if warns:
                     log.warning(
                         "Other programs take %.0f %% of the time of the %d cores that this training computes on: it is "
                         "slower, and its seconds are no measurement. End or wait for them; of several trainings, start "
                         "each with OMP_NUM_THREADS=%d before its command.",
                         100 * share, _num_cores(), max(_num_cores() // 2, 1),
                     )  # fmt: skip
-                    speaks = False
+                    warns = False
             elif share < CALM and idle_threads is not None:
                 idle_threads.end()
                 idle_threads = None
@@ -89,9 +88,9 @@ def _clock(num_processes: int) -> Clock:
     return busy_seconds(), num_processes * (times.user + times.system), time.monotonic()
 
 
-def others_share(before: Clock, now: Clock) -> float:
-    """The share of the cores' time that other programs had between the two, from 0 to 1."""
-    busy, own, seconds = (b - a for a, b in zip(before, now, strict=True))
+def others_share(previous: Clock, now: Clock) -> float:
+    """The share of the cores' time, from 0 to 1, that other programs had between two readings of the clock."""
+    busy, own, seconds = (b - a for a, b in zip(previous, now, strict=True))
     return min(max((busy - own) / (seconds * _num_cores()), 0.0), 1.0)
 
 
@@ -109,22 +108,22 @@ def _num_cores() -> int:
 
 
 class IdleThreads:
-    """So many threads of OpenMP that the process has more of them than there are processors, until `end`."""
+    """OpenMP threads that do nothing, until `end`: with them the process has more threads than there are processors."""
 
     def __init__(self) -> None:
         self._ending = threading.Event()
-        more_a_team = torch.get_num_threads() - 1
-        num_teams = max(_num_cores() - torch.get_num_threads(), 0) // more_a_team + 1
+        idle_per_team = torch.get_num_threads() - 1
+        num_teams = max(_num_cores() - torch.get_num_threads(), 0) // idle_per_team + 1
         self._owners = [threading.Thread(target=self._own_a_team, daemon=True) for _ in range(num_teams)]
         for owner in self._owners:
             owner.start()
 
     def _own_a_team(self) -> None:
-        torch.ones(2**20).add_(1)  # in parallel: each thread of Python has a team of its own
+        torch.ones(2**20).add_(1)  # runs in parallel, for which OpenMP gives each Python thread a team of its own
         self._ending.wait()
 
     def end(self) -> None:
-        """Let them go."""
+        """End the threads."""
         self._ending.set()
         for owner in self._owners:
             owner.join()

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from convnets.data import Batch, ImageDataModule, derive_seed
@@ -20,9 +20,7 @@ class TrainingSteps(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Take the steps of the earlier batches, and seed the step that Lightning takes."""
         while batch.earlier:
             ready = ImageDataModule.of(trainer).training_batch(batch.earlier.pop(0))
@@ -37,7 +35,7 @@ class TrainingSteps(Callback):
         if device.type == "cuda":
             torch.cuda.default_generators[device.index or 0].manual_seed(mixed)
 
-    def _step(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch) -> None:
+    def _step(self, trainer: Trainer, pl_module: LightningModule, batch: Batch) -> None:
         optimizer = trainer.optimizers[0]
         loss: Any = trainer.strategy.training_step(batch, batch.place[-1])
         optimizer.zero_grad()

@@ -35,13 +35,15 @@ FASHION_MNIST_SHA256 = {
 }
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 STALL_SECONDS = 20.0
-INCOMING = ".convnets-incoming-"  # folders of what is being fetched
+TORCHVISION_DOWNLOAD = """import sys; from torchvision.datasets import FashionMNIST
+FashionMNIST(sys.argv[1], download=True)"""
+INCOMING = ".convnets-incoming-"  # folders that files are fetched into
 
 Checksums = Mapping[str, str]
 
 
 class DataUnavailableError(RuntimeError):
-    """No source had the data; the text lists what was tried and what to do."""
+    """No source had the data; the text lists the sources that were tried, and what to do."""
 
 
 class SourceError(Exception):
@@ -55,8 +57,8 @@ def ensure_files(data_dir: Path, checksums: Checksums = FASHION_MNIST_SHA256) ->
     Debian's archive. Safe to call from several processes at once, and to be killed at any moment. A folder that cannot
     be written serves as it is, if its files are intact, raw or .gz.
 
-    No file that is there is ever renamed, written over or removed: a fetched one appears whole, under a name that was
-    free. So what has one of the names and other bytes is not ours, but a user's (MNIST has the same names).
+    No existing file is ever renamed, overwritten or removed: a fetched one appears whole, under a name that was free.
+    So a file of one of these names with other bytes is a user's (MNIST has the same names).
 
     Raises:
         DataUnavailableError: other files have the names, no source delivered, or `data_dir` cannot be written.
@@ -104,7 +106,7 @@ def _description(path: Path, name: str) -> str:
 
 
 def _fetch_missing(data_dir: Path, checksums: Checksums) -> None:
-    for left_over in data_dir.glob(f"{INCOMING}*"):  # of a process that was killed: the lock is ours
+    for left_over in data_dir.glob(f"{INCOMING}*"):  # left by a killed process: only this one holds the lock
         shutil.rmtree(left_over)
     missing = [name for name, digest in checksums.items() if not _is_intact(data_dir / name, digest)]
     attempts: list[str] = []
@@ -133,21 +135,10 @@ def _fetch_missing(data_dir: Path, checksums: Checksums) -> None:
         )
 
 
-def _in_data_dir(data_dir: Path, incoming: Path) -> Path:
-    return data_dir
-
-
 def _in_system_dir(data_dir: Path, incoming: Path) -> Path:
     if not SYSTEM_DIR.is_dir():
         raise SourceError("no such folder (Debian's package dataset-fashion-mnist makes it)")
     return SYSTEM_DIR
-
-
-TORCHVISION_DOWNLOAD = """
-import sys
-from torchvision.datasets import FashionMNIST
-FashionMNIST(sys.argv[1], download=True)
-"""
 
 
 def _from_mirrors(data_dir: Path, incoming: Path) -> Path:
@@ -161,7 +152,7 @@ def _from_debian(data_dir: Path, incoming: Path) -> Path:
             raise SourceError(f"{tool} is not installed (not a Debian system)")
     (incoming / "lists/partial").mkdir(parents=True)
     (incoming / "cache/archives/partial").mkdir(parents=True)
-    # A state folder of its own needs no root; the sandbox user could not write here.
+    # With state folders of its own apt-get needs no root; its sandbox user could not write here.
     options = [
         f"Dir::State::Lists={incoming}/lists",
         f"Dir::Cache={incoming}/cache",
@@ -178,7 +169,7 @@ def _from_debian(data_dir: Path, incoming: Path) -> Path:
 
 # Each is given (data_dir, an empty folder in it) and returns the folder that holds the files, raw or .gz.
 SOURCES: dict[str, Callable[[Path, Path], Path]] = {
-    "data.dir": _in_data_dir,
+    "data.dir": lambda data_dir, incoming: data_dir,
     str(SYSTEM_DIR): _in_system_dir,
     "the official mirrors": _from_mirrors,
     "Debian's archive": _from_debian,
@@ -188,7 +179,7 @@ SOURCES: dict[str, Callable[[Path, Path], Path]] = {
 def run_watched(command: list[str], folder: Path, stall_seconds: float = STALL_SECONDS) -> None:
     """Run the command in `folder`; kill it when it has neither written nor printed anything for `stall_seconds`.
 
-    A process of its own, because neither a name look-up nor torchvision's downloader can be given a time-out.
+    In a process of its own, because neither a name look-up nor torchvision's downloader takes a time-out.
 
     Raises:
         SourceError: with the command's last line, or with how long it stalled.
@@ -239,7 +230,7 @@ def _install(source_dir: Path, incoming: Path, target: Path, digest: str) -> boo
 
 
 def _content(folder: Path, name: str) -> bytearray | None:
-    """The bytes of a file that is there raw or as .gz, else None. A raw one is in memory once."""
+    """The bytes of a file that is there raw or as .gz, else None. A raw one takes no memory twice."""
     try:
         if (folder / name).is_file():
             with (folder / name).open("rb") as file:

@@ -13,18 +13,7 @@ from convnets.data.images import ImageDataModule
 from convnets.data.pictures import cut_out
 
 SAMPLE_DIR = Path(__file__).parent / "sample"
-CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 class FashionMNISTDataModule(ImageDataModule):

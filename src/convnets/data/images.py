@@ -157,19 +157,18 @@ class ImageDataModule(lightning.LightningDataModule):
         trainer = self.trainer
         device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
         dataset = self._resident_on(device, split)
-        in_training: dict[str, Any] = {"position": self._position, "steps_per_execution": self.steps_per_execution}
-        sampler = BatchSampler(
+        sampler: Any = BatchSampler(
             len(dataset),
             self.batch_size,
             seed,
             rank=trainer.global_rank if trainer else 0,
             num_ranks=trainer.world_size if trainer else 1,
-            **({} if seed is None else in_training),
+            position=self._position if seed is not None else lambda: (0, 0),
+            steps_per_execution=self.steps_per_execution if seed is not None else 1,
         )
         travels = device.type == "cuda" and dataset is self.splits[split]
-        items: Any = sampler
         # batch_size=None: the sampler's items are whole batches, and nothing is collated.
-        return DataLoader(dataset, sampler=items, batch_size=None, pin_memory=travels)
+        return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=travels)
 
     def _resident_on(self, device: torch.device, split: str) -> ImageBatches:
         """The split's images, on the GPU if they are wanted there and a quarter of its free memory holds them."""

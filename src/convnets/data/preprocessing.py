@@ -1,4 +1,4 @@
-"""From bytes to what a network takes, a batch at a time, on the device that the batch is on."""
+"""Batches of bytes to a network's input, on the device that the batch is on: augment, resize, scale."""
 
 import torch
 import torch.nn.functional as F

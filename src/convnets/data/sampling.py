@@ -167,7 +167,7 @@ def stratified_split(labels: Tensor, num_held_out: int, seed: int) -> tuple[Tens
     Where the classes cannot share `num_held_out` equally, the first classes give one image more.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed("holdout", seed)))
-    # Deal the classes out in turns: the k-th image of its class comes before the k+1-th of any.
+    # Take turns between the classes: the k-th image of a class comes before the k+1-th of any.
     shuffled = labels[order]
     turn = torch.empty(len(labels), dtype=torch.float64)
     for label in shuffled.unique():
@@ -178,9 +178,9 @@ def stratified_split(labels: Tensor, num_held_out: int, seed: int) -> tuple[Tens
 
 
 def keep_rows(values: Tensor, numbers: Tensor) -> Tensor:
-    """The rows of these ascending numbers, moved to the front of `values`: no second tensor in memory."""
+    """Move the rows of these ascending numbers to the front of `values` and return them, without a second tensor."""
     start = 0
     for some in numbers.split(1_000):
-        values[start : start + len(some)] = values[some]  # never further on than where they were
+        values[start : start + len(some)] = values[some]  # a row only moves forward
         start += len(some)
     return values[:start]

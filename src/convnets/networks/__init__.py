@@ -1,4 +1,4 @@
-"""The book's networks as plain nn.Modules: explicit sizes, one class a file."""
+"""Networks as plain nn.Modules with explicit sizes, one class a file, and a summary of any network's layers."""
 
 from convnets.networks.lazy import give_sizes
 from convnets.networks.lenet import LeNet

@@ -1,4 +1,4 @@
-"""Sizes for layers that take theirs from their first input, such as `nn.LazyConv2d`."""
+"""Give sizes to layers that take theirs from their first input, such as `nn.LazyConv2d`."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""What a convolution sees beyond the border of its image."""
+"""Padding: the values that a convolution takes for pixels beyond the border of its image."""
 
 from typing import Literal
 

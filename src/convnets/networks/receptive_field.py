@@ -1,4 +1,4 @@
-"""How much of the image one unit of a tensor depends on, followed through every operation that a network does."""
+"""Receptive fields: the part of the image that a unit depends on, followed through every operation of a network."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # documented with torch's extension points, the only place
 from torch.utils._pytree import tree_leaves, tree_map  # torch has no public way through nested containers
 
-# By the names of torch's operators. Each unit of the output is a copy of one of the input's:
+# Names of torch's operators. Of these, each output unit is a copy of an input unit:
 MOVING = {
     *("cat", "stack", "clone", "_to_copy", "_unsafe_view", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"),
     *("repeat", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "roll", "flip"),
@@ -21,20 +21,20 @@ FIXED = {"_native_batch_norm_legit_no_training", "_batch_norm_no_update", "nativ
 POOLING = {"max_pool2d_with_indices", "avg_pool2d"}
 ADAPTIVE = {"_adaptive_avg_pool2d", "adaptive_max_pool2d"}
 REDUCING = {"mean", "sum", "amax", "amin", "var", "std", "max", "min", "prod", "logsumexp"}
-MATRICES = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # to the place of the first factor
+MATRICES = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # name: position of the first factor among the arguments
 FILLING = {"empty_like", "zeros_like", "ones_like", "full_like", "new_empty", "new_zeros", "new_ones", "new_full"}
 Pair = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class View:
-    """What one unit of a tensor sees; each pair is of rows and of columns of the image.
+    """The receptive field of a tensor's units; a pair is for the rows and the columns of the image.
 
     Attributes:
-        size: pixels, infinite where the whole image is seen and NaN where nobody knows.
+        size: in pixels; infinite for the whole image, NaN where it is unknown.
         step: pixels between neighbouring units.
-        places: numbers from 1 of the units' rows and columns, 0 for what came from elsewhere; as many dimensions as the
-            tensor, of size 1 where they do not differ.
+        places: each unit's row and column of the image, counted from 1, and 0 for units that are not of the image. A
+            tensor for the rows and one for the columns, with the unit's dimensions, of size 1 where nothing differs.
     """
 
     size: Pair
@@ -51,17 +51,17 @@ class View:
         return self.places[axis].shape[dim] > 1
 
     def summed(self, dims: Sequence[int], keepdim: bool = True) -> "View":
-        """Of a unit that depends on all units along these dimensions."""
+        """The view of a unit that depends on all units along these dimensions, which it replaces."""
         whole = [any(self.differs_along(axis, dim) for dim in dims) for axis in (0, 1)]
         size = tuple(math.inf if w else size for size, w in zip(self.size, whole, strict=True))
         return replace(self, size=size, places=tuple(places.amax([*dims], keepdim) for places in self.places))
 
     def normalized(self, dims: Sequence[int]) -> "View":
-        """Of a unit that depends on all units along these dimensions, and stays where it is."""
+        """The view of a unit that depends on all units along these dimensions, and keeps its place."""
         return replace(self.summed(dims), places=self.places)
 
     def through_window(self, extent: Sequence[int], stride: Sequence[float], output: Tensor) -> "View":
-        """Of a unit that depends on a window over the last two dimensions."""
+        """The view of a unit that depends on a window over the last two dimensions."""
         size, step, places = [*self.size], [*self.step], [*self.places]
         for axis in (0, 1):
             for dim in (0, 1):
@@ -72,7 +72,7 @@ class View:
         return replace(self, size=tuple(size), step=tuple(step), places=tuple(places))
 
     def spread_over(self, tensor: Tensor) -> "View":
-        """Of the units of a larger tensor, into a part of which such units were copied."""
+        """The view of a larger tensor's units, into a part of which such units were copied."""
         found = []
         for places in self.places:
             dims = [dim for dim, length in enumerate(places.shape) if length > 1]
@@ -89,15 +89,15 @@ def _numbered(tensor: Tensor, dim: int) -> Tensor:
 
 
 def of_image(image: Tensor) -> View:
-    """Each pixel of (N, C, H, W) sees itself."""
+    """The view of an image (N, C, H, W), each of whose pixels depends on itself."""
     return View((1, 1), (1, 1), (_numbered(image, -2), _numbered(image, -1)))
 
 
 class Views(TorchDispatchMode):
-    """While it is entered, follows what the units of tensors see. `views[tensor]` says it.
+    """A context in which `views[tensor]` gives the receptive field of every tensor that is computed.
 
-    Of torch's operators it knows those that convolve, pool, sum, multiply matrices, normalise, move units about or act
-    on each unit alone. What depends on the image through another one is seen as unknown, not guessed.
+    It knows torch's operators that convolve, pool, sum, multiply matrices, normalise, move units or act on each unit
+    alone. What depends on the image through any other operator has an unknown receptive field.
     """
 
     def __init__(self, image: Tensor) -> None:
@@ -108,7 +108,7 @@ class Views(TorchDispatchMode):
         self._note(image, of_image(image))
 
     def __getitem__(self, tensor: Tensor) -> View | None:
-        """What a unit of the tensor sees; None for one that does not depend on the image."""
+        """The view of the tensor's units; None for a tensor that does not depend on the image."""
         if (view := self._found.get(id(tensor))) is not None:
             return view
         written = self._written.get(tensor.untyped_storage())
@@ -119,9 +119,9 @@ class Views(TorchDispatchMode):
         self._alive.append(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do the operation, and note what its outputs see."""
+        """Execute the operation, and note the views of its outputs."""
         kwargs = kwargs or {}
-        with self:  # what torch makes of simpler operations is followed through these
+        with self:  # an operator that torch composes of simpler ones is followed through these
             simpler = func.decompose(*args, **kwargs)
         if simpler is not NotImplemented:
             return simpler
@@ -180,7 +180,7 @@ class Views(TorchDispatchMode):
         return unknown
 
     def _moved(self, func: Any, args: Any, kwargs: Any, widest: View, output: Tensor) -> View | None:
-        """Move the numbers of rows and columns in the same way, to see where they are then; None where that fails."""
+        """Find each unit's place by applying the operation to the places; None where that fails."""
         found = []
         step = widest.step
         for axis in (0, 1):
@@ -227,7 +227,7 @@ def _convolved(view: View, kernel: Sequence[int], output: Tensor, *options: Any)
 
 
 def _widest(seen: Sequence[View], num_dims: int) -> View:
-    """What a unit sees that depends on one unit of each; what is not known of one is not known of all."""
+    """The view of a unit that depends on one unit of each; unknown where one of them is."""
 
     def widest(values: Sequence[float]) -> float:
         return math.inf if math.inf in values else math.nan if any(map(math.isnan, values)) else max(values)

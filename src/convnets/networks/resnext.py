@@ -15,7 +15,7 @@ class ResNeXtBlock(nn.Module):
     Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        num_groups: into how many groups the channels of the 3x3 convolution are split.
+        num_groups: number of groups that the channels of the 3x3 convolution are split into.
         group_width: channels of one group instead (the book's argument `groups`); give one of the two.
         bottleneck_ratio: channels of the 3x3 convolution for each output channel.
 

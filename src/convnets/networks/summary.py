@@ -1,4 +1,4 @@
-"""What each layer of a network gives out and costs."""
+"""A table of a network's layers: output shapes, parameters, multiply-adds, receptive fields, memory."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from torch.utils.hooks import RemovableHandle
 
 from convnets.networks.receptive_field import View, Views
 
-WHOLE_IMAGE = 0  # receptive field of what depends on every pixel
-UNKNOWN = -1  # of what went through an operation that is not known
+WHOLE_IMAGE = 0  # receptive field of a unit that depends on every pixel
+UNKNOWN = -1  # receptive field behind an operation that `Views` does not know
 FLOPS_OF_A_MULTIPLY_ADD = 2
 
 
 @dataclass
 class Line:
-    """One layer, with all that is inside it.
+    """One layer, including the layers inside it.
 
     Attributes:
         depth: 0 for the network, 1 for its layers, 2 for theirs.
@@ -28,9 +28,8 @@ class Line:
         shape: of the output for one image, without the batch.
         num_parameters: weights and biases.
         multiply_adds: of convolutions and matrix products, whether modules or functions do them, for one image.
-        receptive_field: side, in pixels of the image, of what one output unit depends on (borders aside), through
-            modules and functions alike.
-        activation_bytes: of the outputs inside the layer, for one image in float32: what training keeps.
+        receptive_field: side, in pixels of the image, of the part that an output unit depends on (borders aside).
+        activation_bytes: of the outputs inside the layer, which training keeps, for one image in float32.
     """
 
     depth: int
@@ -53,7 +52,7 @@ def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list
         image = torch.empty(1, in_channels, image_size, image_size)
         network = network.to("meta").eval()
     views, counter = Views(image), FlopCounterMode(display=False)
-    running: list[tuple[Line, int]] = []  # with the operations counted before
+    running: list[tuple[Line, int]] = []  # with the operations counted before each began
     lines: list[Line] = []
     handles: list[RemovableHandle] = []
 
@@ -68,7 +67,7 @@ def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list
         output = next(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))  # of several, the first
         is_leaf = next(module.children(), None) is None
         line.shape = tuple(output.shape[1:])
-        # A view is free.
+        # A view of the input takes no memory.
         if not (is_leaf and inputs) or output.untyped_storage() is not inputs[0].untyped_storage():
             line.outputs.append(output)
         line.multiply_adds = (counter.get_total_flops() - flops) // FLOPS_OF_A_MULTIPLY_ADD
@@ -97,31 +96,22 @@ def _side(view: View | None) -> int:
 
 def as_table(lines: Sequence[Line], batch_size: int, depth: int = 1) -> str:
     """Format the lines down to `depth`, and the totals, as text."""
-    header = ("layer", "output", "parameters", "multiply-adds", "sees", f"activations of {batch_size}")
-    rows = [header]
+    rows = [("layer", "output", "parameters", "multiply-adds", "sees", f"activations of {batch_size}")]
     for line in lines[1:]:
         if line.depth <= depth:
-            rows.append(
-                (f"{'  ' * (line.depth - 1)}{line.layer}", "x".join(map(str, line.shape)), *_costs(line, batch_size))
-            )
+            name, shape = "  " * (line.depth - 1) + line.layer, "x".join(map(str, line.shape))
+            rows.append((name, shape, *_costs(line, batch_size)))
     rows.append(("total", "", *_costs(lines[0], batch_size)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    texts = [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *body, total = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, "<<>>>>", widths, strict=True))
         for row in rows
     ]
-    rule = "-" * len(texts[0])
-    return "\n".join([texts[0], rule, *texts[1:-1], rule, texts[-1]])
+    rule = "-" * len(head)
+    return "\n".join([head, rule, *body, rule, total])
 
 
 def _costs(line: Line, batch_size: int) -> tuple[str, str, str, str]:
     sees = {WHOLE_IMAGE: "all", UNKNOWN: "?"}.get(line.receptive_field, f"{line.receptive_field} px")
-    return (
-        f"{line.num_parameters:,}",
-        f"{line.multiply_adds:,}",
-        sees,
-        f"{line.activation_bytes * batch_size / 1e6:,.1f} MB",
-    )
+    memory = f"{line.activation_bytes * batch_size / 1e6:,.1f} MB"
+    return f"{line.num_parameters:,}", f"{line.multiply_adds:,}", sees, memory
