@@ -229,6 +229,7 @@ def prepare_process(on_gpu: bool, matmul_precision: str, deterministic: bool) ->
     torch.backends.cudnn.benchmark = on_gpu and not deterministic  # cuDNN tries its algorithms out
     if on_gpu:
         torch.set_float32_matmul_precision(matmul_precision)
+        torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"  # convolutions have a switch of their own
     else:
         keep_freed_memory()
 
