@@ -37,6 +37,16 @@ def test_the_training_s_own_figures_come_out_again(small, tmp_path_factory, over
         assert "the same to the last digit" in as_table(evaluation)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_of_a_gpu_is_evaluated_where_there_is_none(small, tmp_path_factory):
+    run = trained(small, tmp_path_factory, "trainer.max_epochs=1")
+    stored = run.path / "config.yaml"
+    on_gpu = stored.read_text().replace("accelerator: cpu", "accelerator: gpu").replace("32-true", "16-mixed")
+    assert on_gpu.count("accelerator: gpu") == on_gpu.count("16-mixed") == 1
+    stored.write_text(on_gpu)
+    assert evaluate(Run(run.path))["accuracy"] == run.metrics["val/accuracy"]
+
+
 @pytest.mark.parametrize(
     ("accuracy", "loss", "said"),
     [

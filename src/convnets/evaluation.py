@@ -44,7 +44,8 @@ class Predictions(NamedTuple):
 def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     """Run the network over a split; write evaluation-SPLIT.json, predictions-SPLIT.csv and confusion-SPLIT.png.
 
-    On the device, in the precision and with the batch size of the training, so that its own figures come out again.
+    On the device, in the precision and with the batch size of the training, so that its own figures come out again;
+    of a run that was trained on a GPU where there is none, on the CPU.
 
     Returns:
         split, num_images, accuracy, loss (nats), calibration_error (expected, 15 bins), a row a class with precision
@@ -94,7 +95,10 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
 
 def _outputs(run: Run, split: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Scores, losses and labels, a batch an item."""
-    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
+    alone: dict[str, Any] = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
+    if not torch.cuda.is_available():  # a run of a GPU's can be evaluated without one
+        alone["accelerator"] = "auto"
+        alone["precision"] = {"16-mixed": "32-true"}.get(run.config.trainer.precision, run.config.trainer.precision)
     config = OmegaConf.merge(run.config, {"trainer": alone})
     OmegaConf.update(config, "callbacks", {}, merge=False)
     OmegaConf.update(config, "logger", {}, merge=False)
