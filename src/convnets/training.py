@@ -50,6 +50,7 @@ from convnets.configuration import (
     unknown_key,
 )
 from convnets.content import changing_callbacks, content, content_hash, flatten, to_compose_again
+from convnets.memory import device_peak_mib, reset_device_peak
 from convnets.runs import Run, RunFolderError
 from convnets.schedule import plans_steps
 from convnets.sources import check_code
@@ -292,6 +293,8 @@ def _build(
 def _fit(
     config: DictConfig, run: Run, trainer: lightning.Trainer, datamodule: Any, classifier: Classifier
 ) -> dict[str, Any]:
+    device = trainer.strategy.root_device
+    reset_device_peak(device)
     trainer.fit(classifier, datamodule=datamodule)
     history, checkpoints = History.of(trainer), Checkpoints.of(trainer)
     rows = history.rows
@@ -328,6 +331,7 @@ def _fit(
         "config_hash": content_hash(OmegaConf.to_container(config)),  # type: ignore[arg-type]
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _device_name(trainer),
+        "device_peak_mib": None if (peak := device_peak_mib(device)) is None else round(peak, 1),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES_THAT_MATTER}},
         "git_commit": _git_commit(),
     }

@@ -19,6 +19,7 @@ from convnets.callbacks.checkpoints import Checkpoints
 from convnets.callbacks.history import History
 from convnets.callbacks.tensorboard import writer_of
 from convnets.classifier import Classifier
+from convnets.memory import device_peak_mib, uncounted
 from convnets.networks import summarize
 
 FLOPS_OF_A_MULTIPLY_ADD = 2
@@ -35,6 +36,7 @@ class Throughput(Callback):
         GPU, the time of the thread that feeds it.
     throughput/model_gflops: 1e9 operations a second, of the convolutions and linear layers forward and backward.
     throughput/peak_percent: of what the device reaches in a product of large matrices, in the training's precision.
+    throughput/device_peak_mib: the most memory that tensors have taken so far on a GPU.
 
     Args:
         peaks_path: a file that keeps the highest peak ever measured of each device. Removing it does no harm.
@@ -84,6 +86,8 @@ class Throughput(Callback):
             "model_gflops": flops / 1e9,
             "peak_percent": 100 * flops / self._peak,
         }
+        if (peak_mib := device_peak_mib(pl_module.device)) is not None:
+            scalars["device_peak_mib"] = peak_mib
         for name, value in scalars.items():
             writer.add_scalar(f"throughput/{name}", value, trainer.current_epoch + 1)
         writer.flush()
@@ -94,7 +98,9 @@ class Throughput(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         whole = summarize(copy.deepcopy(pl_module.network), datamodule.resize, datamodule.num_channels)[0]
         self._flops_an_image = whole.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
-        self._peak = peak_flops(pl_module.device, str(trainer.precision), self.peaks_path) * trainer.world_size
+        with uncounted(pl_module.device):
+            peak = peak_flops(pl_module.device, str(trainer.precision), self.peaks_path)
+        self._peak = peak * trainer.world_size
 
 
 def peak_flops(device: torch.device, precision: str, path: Path) -> float:
