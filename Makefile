@@ -1,6 +1,7 @@
 # make train    set up where needed, then train (ARGS="model=vgg data.resize=224" for another run)
 # make test     set up where needed, then run the tests
 # make test-slow    the tests that take minutes: every step of every network, many kills
+# make test-gpu    the tests that need a GPU; where there is none they are skipped, and that is said
 # make browser  install Chromium, with which the tests look at the dashboard (Debian, Ubuntu; asks for root by sudo)
 # make check    lint, format and types
 # make env      set up only
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test test-slow browser check env
+.PHONY: train test test-slow test-gpu browser check env
 train: $(STAMP)
 	@$(BIN)/python scripts/train.py $(ARGS)
 
@@ -21,6 +22,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow $(ARGS)
+
+test-gpu: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 -m gpu $(ARGS)
 
 browser: $(STAMP)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \

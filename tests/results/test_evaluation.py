@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from convnets.configuration.rules import ConfigurationError
@@ -35,6 +36,16 @@ def test_evaluation_reproduces_the_figures_of_the_training(small, tmp_path_facto
         assert evaluation["accuracy"] == run.metrics[f"{stage}/accuracy"]
         assert evaluation["loss"] == run.metrics[f"{stage}/loss"]
         assert "the same to the last digit" in as_table(evaluation)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_of_a_gpu_is_evaluated_where_there_is_none(small, tmp_path_factory):
+    run = trained(small, tmp_path_factory, "trainer.max_epochs=1")
+    stored = run.path / "config.yaml"
+    on_gpu = stored.read_text().replace("accelerator: cpu", "accelerator: gpu").replace("32-true", "16-mixed")
+    assert on_gpu.count("accelerator: gpu") == on_gpu.count("16-mixed") == 1
+    stored.write_text(on_gpu)
+    assert evaluate(Run(run.path))["accuracy"] == run.metrics["val/accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,26 @@ def test_a_training_goes_through_its_own_network_and_no_other(compose):
     assert not any("dashboard" in name or "torch" in name for name in modules)
 
 
+def test_files_that_import_a_name_from_each_other_are_each_found_once(mine, tmp_path):
+    folder, config = mine
+    (folder / "layers_of_mine.py").write_text(HEAD + "\n\nfrom network_of_mine import anything\n")
+    (folder / "network_of_mine.py").write_text(NETWORK + "\n\nfrom layers_of_mine import anything\n")
+    assert {name for name in training_sources(config) if "mine" in name} == {"network_of_mine", "layers_of_mine"}
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_package_that_pip_installed_into_any_folder_is_not_the_users_code(mine, monkeypatch, tmp_path, installed):
+    folder, config = mine
+    (tmp_path / "target" / "other_of_mine").mkdir(parents=True)
+    (tmp_path / "target" / "other_of_mine" / "__init__.py").write_text("x = 1\n")
+    if installed:
+        (tmp_path / "target" / "other-1.0.dist-info").mkdir()
+        (tmp_path / "target" / "other-1.0.dist-info" / "RECORD").write_text("other_of_mine/__init__.py,sha256=abc,6\n")
+    monkeypatch.syspath_prepend(tmp_path / "target")
+    (folder / "layers_of_mine.py").write_text(HEAD + "\n\nimport other_of_mine\n")
+    assert ("other_of_mine" in training_sources(config)) != installed
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -227,8 +227,8 @@ def _data_path(task: Task, marks: Marks) -> dict[str, Any]:
     import torch
     from torch.utils.data import DataLoader
 
+    from convnets.memory import keep_freed_memory
     from convnets.training.building import build_datamodule
-    from convnets.training.memory import keep_freed_memory
 
     keep_freed_memory()  # as a training does
     config, _ = compose(_overrides(task))

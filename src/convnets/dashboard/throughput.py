@@ -17,6 +17,7 @@ from convnets.classifier import Classifier
 from convnets.dashboard.tensorboard import writer_of
 from convnets.data import ImageDataModule
 from convnets.files import write_atomically
+from convnets.memory import device_peak_mib, uncounted
 from convnets.networks import summarize
 from convnets.networks.summary import FLOPS_OF_A_MULTIPLY_ADD
 
@@ -33,6 +34,7 @@ class Throughput(Callback):
         resizing). On a GPU, the time of the thread that feeds it.
     throughput/model_gflops: 1e9 operations a second, of the convolutions and linear layers forward and backward.
     throughput/peak_percent: of what the device reaches in a product of large matrices, in the training's precision.
+    throughput/device_peak_mib: the most memory that tensors have taken so far on a GPU.
 
     Args:
         peaks_path: a file that keeps the highest peak ever measured of each device. Removing it does no harm.
@@ -75,6 +77,8 @@ class Throughput(Callback):
             "model_gflops": flops / 1e9,
             "peak_percent": 100 * flops / self._peak,
         }
+        if (peak_mib := device_peak_mib(classifier.device)) is not None:
+            scalars["device_peak_mib"] = peak_mib
         for name, value in scalars.items():
             writer.add_scalar(f"throughput/{name}", value, int(row["epoch"]))
         writer.flush()
@@ -84,7 +88,9 @@ class Throughput(Callback):
         datamodule = ImageDataModule.of(trainer)
         network = summarize(copy.deepcopy(classifier.network), datamodule.resize, datamodule.num_channels)[0]
         self._flops_per_image = network.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
-        self._peak = peak_flops(classifier.device, str(trainer.precision), self.peaks_path) * trainer.world_size
+        with uncounted(classifier.device):
+            peak = peak_flops(classifier.device, str(trainer.precision), self.peaks_path)
+        self._peak = peak * trainer.world_size
 
 
 def saving_seconds(trainer: Any) -> float:

@@ -44,7 +44,8 @@ class Predictions(NamedTuple):
 def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
     """Run the network over a split; write evaluation-SPLIT.json, predictions-SPLIT.csv and confusion-SPLIT.png.
 
-    Device, precision and batch size are those of the training, so that its own figures come out again.
+    Device, precision and batch size are those of the training, so that its own figures come out again. A run of a GPU
+    is evaluated on the CPU where there is no GPU.
 
     Returns:
         split, num_images, accuracy, loss (nats), calibration_error (expected, 15 bins), a row a class with precision
@@ -93,7 +94,10 @@ def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
 
 def _outputs(run: TrainedRun, split: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Scores (N, num_classes), losses (N,) and labels (N,) of each batch."""
-    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
+    alone: dict[str, Any] = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
+    if not torch.cuda.is_available():  # a run that was trained on a GPU can be evaluated without one
+        alone["accelerator"] = "auto"
+        alone["precision"] = {"16-mixed": "32-true"}.get(run.config.trainer.precision, run.config.trainer.precision)
     config = OmegaConf.merge(run.config, {"trainer": alone})
     OmegaConf.update(config, "callbacks", {}, merge=False)
     OmegaConf.update(config, "logger", {}, merge=False)

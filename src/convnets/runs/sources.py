@@ -116,15 +116,22 @@ def _spec(package: str, search_path: tuple[str, ...]) -> ModuleSpec | None:
         return None
 
 
-def _defining_module(name: str) -> tuple[str, Path] | None:
-    """The module in which a dotted name is defined: not the package that passes it on."""
+def _defining_module(name: str, passed: frozenset[str] = frozenset()) -> tuple[str, Path] | None:
+    """The module in which a dotted name is defined: not the package that passes it on.
+
+    Args:
+        passed: names that led here; modules that import a name from each other would be gone round for ever.
+    """
     if path := _path_of(name):
         return name, path
     module, _, last = name.rpartition(".")
     while module:
         if path := _path_of(module):
             for origin, names in _imports(module, path):
-                if last in names and origin != module and (deeper := _defining_module(f"{origin}.{last}")):
+                further = f"{origin}.{last}"
+                if last not in names or origin == module or further in passed:
+                    continue
+                if deeper := _defining_module(further, passed | {name}):
                     return deeper
             return module, path
         module, _, last = module.rpartition(".")
@@ -150,8 +157,16 @@ def _is_users(module: str) -> bool:
     spec = _spec(module.partition(".")[0], tuple(sys.path))
     places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
     path = next((Path(place).resolve() for place in places if place), STANDARD_LIBRARY)
-    installed = {"site-packages", "dist-packages"} & {*path.parts}
+    installed = {"site-packages", "dist-packages"} & {*path.parts} or _is_recorded(path)
     return not (installed or path.is_relative_to(STANDARD_LIBRARY) or path.name in ("built-in", "frozen"))
+
+
+@functools.cache
+def _is_recorded(package: Path) -> bool:
+    """Whether pip put it into its folder, as `pip install --target` does into any."""
+    names = (f"{package.name}/", f"{package.name},")
+    records = package.parent.glob("*.dist-info/RECORD")
+    return any(line.startswith(names) for record in records for line in record.read_text().splitlines())
 
 
 def _imports(module: str, path: Path) -> list[tuple[str, tuple[str, ...]]]:

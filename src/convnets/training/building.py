@@ -25,11 +25,11 @@ from convnets.callbacks import (
 from convnets.classifier import Classifier
 from convnets.configuration.rules import ConfigurationError
 from convnets.data import ImageDataModule
+from convnets.memory import keep_freed_memory
 from convnets.networks import give_sizes
 from convnets.runs.finding import find_run
 from convnets.training.checks import check_combinations
 from convnets.training.instantiation import instantiate, refusals_explained
-from convnets.training.memory import keep_freed_memory
 from convnets.training.schedule import Schedule
 
 STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(backward|zero_grad|opt)|after_back", name)]
@@ -150,6 +150,7 @@ def prepare_process(on_gpu: bool, matmul_precision: str, deterministic: bool) ->
     torch.backends.cudnn.benchmark = on_gpu and not deterministic  # cuDNN tries its algorithms out
     if on_gpu:
         torch.set_float32_matmul_precision(matmul_precision)
+        torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"  # convolutions have a switch of their own
     else:
         keep_freed_memory()
 

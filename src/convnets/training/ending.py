@@ -27,6 +27,7 @@ from convnets.dashboard import Dashboard
 from convnets.dashboard.curves import curves_title, write_curves
 from convnets.data import ImageDataModule
 from convnets.files import RunFolderError, removal, write_atomically
+from convnets.memory import device_peak_mib
 from convnets.runs.run import Run
 from convnets.text import count
 
@@ -88,6 +89,7 @@ def conclude(
         "config_hash": content_hash(plain),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _device_name(trainer),
+        "device_peak_mib": None if (peak := device_peak_mib(trainer.strategy.root_device)) is None else round(peak, 1),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES_THAT_MATTER}},
         "git_commit": _git_commit(),
     }

@@ -14,6 +14,7 @@ from convnets.callbacks import NonFiniteLossError, check_fits, newest_checkpoint
 from convnets.classifier import Classifier
 from convnets.data import ImageDataModule
 from convnets.files import removal
+from convnets.memory import reset_device_peak
 from convnets.runs.run import Run
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
 from convnets.training.checks import load_and_check_images
@@ -77,6 +78,7 @@ def _start_or_resume(
             log.info("going on after epoch %d, at %s %d", epochs_done, unit, checkpoint["global_step"])
         log.info("run folder: %s", run)
         del checkpoint  # its memory is needed
+        reset_device_peak(trainer.strategy.root_device)
         try:
             trainer.fit(classifier, datamodule=datamodule)
             result = conclude(config, run, trainer, datamodule, classifier)
