@@ -1,11 +1,11 @@
 import json
 
 import pytest
+from convnets.runs.record import FINISHED_FILES
 
 from convnets.files import RunFolderError, locked
 from convnets.runs import disk
 from convnets.runs.disk import as_table, prunable, prune, prune_after_asking, weigh
-from convnets.runs.record import FINISHED_FILES
 from convnets.text import size
 
 
