@@ -11,10 +11,14 @@ from convnets.classifier import Classifier
 from convnets.training.train import train
 
 
+def rows_in(run_dir):
+    with (run_dir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def test_csv_and_tensorboard_hold_the_same_row_an_epoch(small, tmp_path):
     result = train(small("logger=tensorboard", "trainer.max_epochs=3"), tmp_path)
-    with (tmp_path / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_in(tmp_path)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     events = EventAccumulator(str(tmp_path)).Reload()
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate"):
@@ -40,7 +44,7 @@ def test_the_schedule_leaves_the_momentum_alone(small, tmp_path):
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["momentum"] == 0.3
 
 
-def test_the_schedule_moves_moves_the_learning_rate_over_the_whole_training(small, tmp_path):
+def test_the_schedule_moves_the_learning_rate_over_the_whole_training(small, tmp_path):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     schedule, one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=6), []
     for _ in range(5):
@@ -54,8 +58,7 @@ def test_the_schedule_moves_moves_the_learning_rate_over_the_whole_training(smal
     }
     for schedule, rates in expected.items():
         train(small(f"schedule={schedule}"), tmp_path / schedule)
-        with (tmp_path / schedule / "metrics.csv").open() as file:
-            found = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+        found = [float(row["learning_rate"]) for row in rows_in(tmp_path / schedule)]
         assert found == pytest.approx(rates, abs=1e-9)
 
 
@@ -67,11 +70,10 @@ class Rows(lightning.Callback):
         self.found = []
 
     def on_epoch_row(self, trainer, classifier, row):
-        with (self.run_dir / "metrics.csv").open() as file:
-            last = [*csv.DictReader(file)][-1]
         path = self.run_dir / "checkpoints" / "last.ckpt"
         saved = read_checkpoint(path)["callbacks"]["History"]["rows"] if path.exists() else []
-        self.found.append((row["epoch"], float(last["val/loss"]) == row["val/loss"], len(saved)))
+        is_written = float(rows_in(self.run_dir)[-1]["val/loss"]) == row["val/loss"]
+        self.found.append((row["epoch"], is_written, len(saved)))
 
 
 @pytest.mark.parametrize("place", [0, 100])

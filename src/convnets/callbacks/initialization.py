@@ -1,8 +1,10 @@
 """Weight initialisation as callbacks."""
 
+import functools
 import logging
-from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -71,9 +73,7 @@ class _WeightInit(Callback):
     This happens in `setup` because Lightning restores checkpoints after it, and only in a fit that does not resume.
     """
 
-    @abstractmethod
-    def initialize(self, weight: Tensor) -> None:
-        """Set one layer's weight in place."""
+    initialize: Callable[[Tensor], Any]  # sets one layer's weight in place
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Initialise, unless the training resumes."""
@@ -100,9 +100,7 @@ class XavierInit(_WeightInit):
     neural networks (2010).
     """
 
-    def initialize(self, weight: Tensor) -> None:
-        """Set one layer's weight in place."""
-        nn.init.xavier_uniform_(weight)
+    initialize = staticmethod(nn.init.xavier_uniform_)
 
 
 class KaimingInit(_WeightInit):
@@ -111,6 +109,4 @@ class KaimingInit(_WeightInit):
     Source: He et al., arXiv 1502.01852.
     """
 
-    def initialize(self, weight: Tensor) -> None:
-        """Set one layer's weight in place."""
-        nn.init.kaiming_uniform_(weight, nonlinearity="relu")
+    initialize = staticmethod(functools.partial(nn.init.kaiming_uniform_, nonlinearity="relu"))
