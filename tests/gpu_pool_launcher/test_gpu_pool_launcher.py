@@ -229,18 +229,18 @@ def test_two_sweeps_share_a_box(machine, tmp_path):
 
 def test_two_sweeps_of_the_same_jobs_run_none_at_the_same_time(machine, tmp_path):
     """As when a sweep was killed, and is started again while its jobs still save."""
-    jobs = ("number=1,2", "seconds=4", "hydra.launcher.cpu_slots=2")
-    first = sweep(machine(0), tmp_path, *jobs)
+    jobs = ("number=1,2", "hydra.launcher.cpu_slots=2")
+    first = sweep(machine(0), tmp_path, *jobs, "seconds=1000")
     wait_until(lambda: len(facts(tmp_path)) == 2)
-    before = facts(tmp_path)
-    code, out, err = finished(machine(0), tmp_path, *jobs)
-    assert code == 0, err
-    assert out.startswith("waiting: another sweep runs these jobs\n")
-    assert first.wait(60) == 0
-    first.communicate()
-    after = facts(tmp_path)
-    for name, job in before.items():
-        assert job["started"] + 4 < after[name]["started"]
+    second = sweep(machine(0), tmp_path, *jobs)
+    assert second.stdout.readline() == "waiting: another sweep runs these jobs\n"
+    stopped = time.time()
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    for name, job in facts(tmp_path).items():
+        assert stopped < job["started"]
         assert (tmp_path / "swept" / "logs" / f"{name}.log").read_text().count(f": {name}") == 2
 
 
