@@ -85,16 +85,13 @@ def alive(pid):
 
 
 def test_every_gpu_has_one_job_at_a_time_until_the_queue_is_empty(machine, tmp_path):
-    lengths = "seconds=0.2,1.1,0.5"
-    code, out, err = finished(
-        machine(3), tmp_path, lengths, "number=range(3)", "hydra.sweep.subdir=${number}-${seconds}"
-    )
+    words = ("seconds=0.2,1.1,0.5", "number=range(3)", "hydra.sweep.subdir=${number}-${seconds}")
+    code, out, err = finished(machine(3), tmp_path, *words)
     assert code == 0, err
     jobs = list(facts(tmp_path).values())
     assert len(jobs) == 9
-    by_gpu = {
-        gpu: sorted((job for job in jobs if job["visible"] == gpu), key=lambda job: job["started"]) for gpu in "012"
-    }
+    jobs.sort(key=lambda job: job["started"])
+    by_gpu = {gpu: [job for job in jobs if job["visible"] == gpu] for gpu in "012"}
     assert sum(map(len, by_gpu.values())) == 9
     for sequence in by_gpu.values():
         for before, after in pairwise(sequence):
