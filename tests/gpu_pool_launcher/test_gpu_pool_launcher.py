@@ -213,15 +213,14 @@ def test_a_sweep_that_could_never_start_a_job_is_refused(machine, tmp_path, sett
 def test_two_sweeps_share_a_box(machine, tmp_path):
     environment = machine(1)
     subdir = "hydra.sweep.subdir=${seconds}-${number}"
-    first = sweep(environment, tmp_path, "seconds=1.01", "number=1,2", subdir)
-    second = sweep(environment, tmp_path, "seconds=1.02", "number=1,2", subdir)
-    assert [process.wait(60) for process in (first, second)] == [0, 0]
+    sweeps = [sweep(environment, tmp_path, f"seconds={seconds}", "number=1,2", subdir) for seconds in (1.01, 1.02)]
+    for process in sweeps:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
     jobs = sorted(facts(tmp_path).values(), key=lambda job: job["started"])
     assert len(jobs) == 4
     for before, after in pairwise(jobs):
         assert before["ended"] <= after["started"] + 0.02
-    for process in (first, second):
-        process.communicate()
 
 
 def test_two_sweeps_of_the_same_jobs_run_none_at_the_same_time(machine, tmp_path):
