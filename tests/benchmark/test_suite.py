@@ -143,12 +143,10 @@ def test_the_work_of_other_programs_is_noticed(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(measuring, "PROGRAM", tmp_path / "rests.py")
     program = "import time; end = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
-    other = subprocess.Popen([sys.executable, "-c", program])
-    try:
-        assert measure(SAMPLE)["others_share"] > 0.1
-    finally:
+    with subprocess.Popen([sys.executable, "-c", program]) as other:
+        figures = measure(SAMPLE)
         other.kill()
-        other.wait()
+    assert figures["others_share"] > 0.1
 
 
 def test_growth_is_a_table_of_each_quantity(benchmark, monkeypatch):

@@ -12,7 +12,7 @@ from support.repository import hydra_context
 from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.shell import installation
 from convnets.configuration.targets import shipped_targets
-from convnets.training.command import prepare
+from convnets.training.command import prepare, register_resolvers
 
 INSTALLED = {
     "basic": True,
@@ -89,9 +89,8 @@ def test_what_only_hydra_calls_is_not_allowed_in_a_runs_configuration():
 )
 def test_a_job_asks_for_a_gpu_where_it_may_have_one(monkeypatch, accelerator, cluster, gpus, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    with hydra_context():
-        found = OmegaConf.create({"gpus": f"${{gpus_of_a_job:{accelerator},{cluster or 'null'}}}"}).gpus
-    assert found == expected
+    register_resolvers()
+    assert OmegaConf.create([f"${{gpus_of_a_job:{accelerator},{cluster or 'null'}}}"])[0] == expected
 
 
 @pytest.mark.skipif(find_spec("optuna") is None, reason="needs the extra `search`: pip install -e '.[search]'")

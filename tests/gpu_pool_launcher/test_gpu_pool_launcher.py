@@ -85,16 +85,13 @@ def alive(pid):
 
 
 def test_every_gpu_has_one_job_at_a_time_until_the_queue_is_empty(machine, tmp_path):
-    lengths = "seconds=0.2,1.1,0.5"
-    code, out, err = finished(
-        machine(3), tmp_path, lengths, "number=range(3)", "hydra.sweep.subdir=${number}-${seconds}"
-    )
+    words = ("seconds=0.2,1.1,0.5", "number=range(3)", "hydra.sweep.subdir=${number}-${seconds}")
+    code, out, err = finished(machine(3), tmp_path, *words)
     assert code == 0, err
     jobs = list(facts(tmp_path).values())
     assert len(jobs) == 9
-    by_gpu = {
-        gpu: sorted((job for job in jobs if job["visible"] == gpu), key=lambda job: job["started"]) for gpu in "012"
-    }
+    jobs.sort(key=lambda job: job["started"])
+    by_gpu = {gpu: [job for job in jobs if job["visible"] == gpu] for gpu in "012"}
     assert sum(map(len, by_gpu.values())) == 9
     for sequence in by_gpu.values():
         for before, after in pairwise(sequence):
@@ -216,31 +213,30 @@ def test_a_sweep_that_could_never_start_a_job_is_refused(machine, tmp_path, sett
 def test_two_sweeps_share_a_box(machine, tmp_path):
     environment = machine(1)
     subdir = "hydra.sweep.subdir=${seconds}-${number}"
-    first = sweep(environment, tmp_path, "seconds=1.01", "number=1,2", subdir)
-    second = sweep(environment, tmp_path, "seconds=1.02", "number=1,2", subdir)
-    assert [process.wait(60) for process in (first, second)] == [0, 0]
+    sweeps = [sweep(environment, tmp_path, f"seconds={seconds}", "number=1,2", subdir) for seconds in (1.01, 1.02)]
+    for process in sweeps:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
     jobs = sorted(facts(tmp_path).values(), key=lambda job: job["started"])
     assert len(jobs) == 4
     for before, after in pairwise(jobs):
         assert before["ended"] <= after["started"] + 0.02
-    for process in (first, second):
-        process.communicate()
 
 
 def test_two_sweeps_of_the_same_jobs_run_none_at_the_same_time(machine, tmp_path):
     """As when a sweep was killed, and is started again while its jobs still save."""
-    jobs = ("number=1,2", "seconds=4", "hydra.launcher.cpu_slots=2")
-    first = sweep(machine(0), tmp_path, *jobs)
+    jobs = ("number=1,2", "hydra.launcher.cpu_slots=2")
+    first = sweep(machine(0), tmp_path, *jobs, "seconds=1000")
     wait_until(lambda: len(facts(tmp_path)) == 2)
-    before = facts(tmp_path)
-    code, out, err = finished(machine(0), tmp_path, *jobs)
-    assert code == 0, err
-    assert out.startswith("waiting: another sweep runs these jobs\n")
-    assert first.wait(60) == 0
-    first.communicate()
-    after = facts(tmp_path)
-    for name, job in before.items():
-        assert job["started"] + 4 < after[name]["started"]
+    second = sweep(machine(0), tmp_path, *jobs)
+    assert second.stdout.readline() == "waiting: another sweep runs these jobs\n"
+    stopped = time.time()
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    for name, job in facts(tmp_path).items():
+        assert stopped < job["started"]
         assert (tmp_path / "swept" / "logs" / f"{name}.log").read_text().count(f": {name}") == 2
 
 
