@@ -1,7 +1,7 @@
 """Compare two trained runs: configuration, metrics, and a paired test on the same test images."""
 
 try:
-    from convnets.configuration.command import Command
+    from convnets.configuration.command_line import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -14,7 +14,7 @@ command.add_trust()
 def main(arguments):
     """Compare the two runs, and print the comparison."""
     from convnets.results.evaluation import compare, comparison_as_table
-    from convnets.results.trained import load_run
+    from convnets.results.trained_run import load_run
 
     a, b = (load_run(run, arguments.trust) for run in (arguments.a, arguments.b))
     print(comparison_as_table(a, b, compare(a, b)))

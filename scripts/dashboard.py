@@ -3,7 +3,7 @@
 from pathlib import Path
 
 try:
-    from convnets.configuration.command import Command
+    from convnets.configuration.command_line import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 

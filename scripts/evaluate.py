@@ -1,7 +1,7 @@
 """Evaluate a trained run on a split: accuracy, loss, precision and recall, confusion matrix, calibration."""
 
 try:
-    from convnets.configuration.command import Command
+    from convnets.configuration.command_line import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -14,7 +14,7 @@ command.add_trust()
 def main(arguments):
     """Evaluate, print the figures, and say where the files are."""
     from convnets.results.evaluation import as_table, evaluate
-    from convnets.results.trained import load_run
+    from convnets.results.trained_run import load_run
 
     run = load_run(arguments.run, arguments.trust)
     print(run)

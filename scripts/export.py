@@ -1,7 +1,7 @@
 """Export a trained run as a program that takes batches of images as bytes, its preprocessing included."""
 
 try:
-    from convnets.configuration.command import Command
+    from convnets.configuration.command_line import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -14,7 +14,7 @@ command.add_trust()
 def main(arguments):
     """Export, check, and say where the program is."""
     from convnets.results.export import export
-    from convnets.results.trained import load_run
+    from convnets.results.trained_run import load_run
 
     print(export(load_run(arguments.run, arguments.trust), arguments.to))
 

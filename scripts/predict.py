@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 try:
-    from convnets.configuration.command import Command
+    from convnets.configuration.command_line import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
@@ -33,7 +33,7 @@ command.add_trust()
 def main(arguments):
     """Predict, and print the predictions; the exit code is 1 if a file is no picture."""
     from convnets.results.prediction import Refusal, as_records, as_table, find_pictures, predict
-    from convnets.results.trained import load_run
+    from convnets.results.trained_run import load_run
 
     run = load_run(arguments.run, arguments.trust)
     answers = list(predict(run, find_pictures(arguments.images), arguments.background))

@@ -1,7 +1,7 @@
 """Go on with an unfinished run from its folder alone: python scripts/resume.py RUN."""
 
 try:
-    from convnets.configuration.command import Command
+    from convnets.configuration.command_line import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 

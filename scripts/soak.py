@@ -1,7 +1,7 @@
 """Kill a LeNet training on the real images again and again; its result must be that of the training left alone."""
 
 try:
-    from convnets.configuration.command import Command
+    from convnets.configuration.command_line import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 

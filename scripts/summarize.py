@@ -1,7 +1,7 @@
 """Print what each layer of a network gives out and costs: python scripts/summarize.py model=vgg11 data.resize=224."""
 
 try:
-    from convnets.configuration.command import Command
+    from convnets.configuration.command_line import Command
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 

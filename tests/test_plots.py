@@ -3,8 +3,8 @@ import pytest
 
 from convnets import plots
 from convnets.book.figures import image_and_edges
-from convnets.results.figure import leaderboard
 from convnets.results.leaderboard import Group
+from convnets.results.leaderboard_figure import leaderboard
 from convnets.results.significance import Estimate
 from convnets.runs.run import Run
 

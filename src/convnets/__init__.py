@@ -10,5 +10,5 @@ __all__ = ["Run", "load_run"]
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for."""
     if name in _LOADED_ON_FIRST_USE:
-        return getattr(import_module("convnets.results.trained"), _LOADED_ON_FIRST_USE[name])
+        return getattr(import_module("convnets.results.trained_run"), _LOADED_ON_FIRST_USE[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

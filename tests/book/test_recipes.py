@@ -9,7 +9,7 @@ from convnets.book import figures, recipes
 from convnets.book.recipes import Plan, Reproduction, finished_runs, measured_seconds
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.command import compose
 from convnets.training.train import train
 

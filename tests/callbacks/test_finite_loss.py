@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from convnets.callbacks import NonFiniteLossError
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.train import train
 
 

@@ -14,7 +14,7 @@ from convnets.configuration import shell
 from convnets.configuration.composition import as_hydra_takes
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError, removal, shown, typed
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.training import command
 from convnets.training.extend import extend
 from convnets.training.train import train

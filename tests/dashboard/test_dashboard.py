@@ -25,7 +25,7 @@ from convnets.dashboard.hyperparameters import FIRST_COLUMNS
 from convnets.dashboard.pictures import figures
 from convnets.dashboard.probe import look, probe_numbers
 from convnets.data import FashionMNISTSampleDataModule
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.train import train
 
 NAMES = FashionMNISTSampleDataModule.class_names

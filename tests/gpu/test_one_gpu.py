@@ -18,7 +18,7 @@ from support.waiting import wait_until
 from convnets.results.evaluation import as_table, evaluate
 from convnets.results.export import export
 from convnets.results.prediction import as_records, find_pictures, predict
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 
 EXACT = "trainer.deterministic=true"
 FLOAT32 = "trainer.matmul_precision=highest"

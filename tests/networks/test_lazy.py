@@ -8,7 +8,7 @@ from torch import nn
 from convnets.configuration.rules import ConfigurationError
 from convnets.networks import LeNet, give_sizes
 from convnets.results.evaluation import evaluate
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.building import build_classifier, build_datamodule
 from convnets.training.layer_summary import describe_network
 from convnets.training.train import train

@@ -10,7 +10,7 @@ from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
 from convnets.results.evaluation import as_table, compare, comparison_as_table, evaluate
 from convnets.results.significance import mcnemar
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.train import train
 
 

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from convnets.results import export as exporting
 from convnets.results.export import ExportError, export
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.train import train
 
 

@@ -13,7 +13,7 @@ from convnets.data import FashionMNISTSampleDataModule, ImageDataModule
 from convnets.results.evaluation import load_predictions
 from convnets.results.page import _evaluated
 from convnets.results.prediction import Prediction, Refusal, as_records, as_table, find_pictures, predict
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.train import train
 
 IMAGES, LABELS = FashionMNISTSampleDataModule().read_split("test")

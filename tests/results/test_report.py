@@ -17,10 +17,10 @@ from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import content
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
-from convnets.results.figure import NUM_COLORED, draw
 from convnets.results.leaderboard import build_leaderboard
+from convnets.results.leaderboard_figure import NUM_COLORED, draw
 from convnets.results.report import as_markdown, groups_as_csv, runs_as_csv, verdict
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.runs.finding import find_folders, find_runs
 from convnets.runs.lock import is_held, locked
 from convnets.runs.run import read_run

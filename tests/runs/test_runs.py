@@ -7,8 +7,8 @@ import torch
 
 import convnets
 from convnets.files import RunFolderError
-from convnets.results.trained import TrainedRun as Run
-from convnets.results.trained import load_run
+from convnets.results.trained_run import TrainedRun as Run
+from convnets.results.trained_run import load_run
 from convnets.runs.finding import find_folders
 from convnets.training.train import train
 

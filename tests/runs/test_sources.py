@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from convnets.files import RunFolderError
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.runs.sources import digest, training_sources
 from convnets.training.extend import extend
 from convnets.training.train import train

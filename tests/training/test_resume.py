@@ -40,7 +40,7 @@ from convnets.callbacks import (
 )
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.ending import OutOfMemoryError
 from convnets.training.extend import extend
 from convnets.training.train import train
@@ -510,7 +510,7 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 from support.breaking import At
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 
 from convnets.training.train import train
 
@@ -541,7 +541,7 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 from support.breaking import At
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 
 from convnets.training.train import train
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from convnets.configuration.rules import ConfigurationError
 from convnets.results.evaluation import evaluate
 from convnets.results.leaderboard import build_leaderboard
-from convnets.results.trained import TrainedRun as Run
+from convnets.results.trained_run import TrainedRun as Run
 from convnets.runs.run import read_run
 from convnets.training.extend import extend
 from convnets.training.train import train

@@ -17,8 +17,8 @@ from convnets.dashboard.drawing import Drawings
 from convnets.dashboard.norms import layer_weights
 from convnets.dashboard.pictures import Snapshot, Validation, draw
 from convnets.dashboard.probe import Array, as_array, look, probe_numbers, sampled
-from convnets.dashboard.summary import write_summary
-from convnets.dashboard.tensorboard import writer_of
+from convnets.dashboard.run_summary import write_summary
+from convnets.dashboard.writer import writer_of
 from convnets.data import ImageDataModule
 from convnets.text import count, duration
 

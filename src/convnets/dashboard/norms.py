@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convnets.classifier import Classifier
-from convnets.dashboard.tensorboard import writer_of
+from convnets.dashboard.writer import writer_of
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 

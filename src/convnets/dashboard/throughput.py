@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
 
 from convnets.classifier import Classifier
-from convnets.dashboard.tensorboard import writer_of
+from convnets.dashboard.writer import writer_of
 from convnets.data import ImageDataModule
 from convnets.files import write_atomically
 from convnets.memory import device_peak_mib, uncounted

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convnets.data.archive import SPLIT_FILES, ensure_files, read_idx
 from convnets.data.images import ImageDataModule
-from convnets.data.pictures import cut_out
+from convnets.data.own_pictures import cut_out
 
 SAMPLE_DIR = Path(__file__).parent / "sample"
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from convnets.data.pictures import fill_square
+from convnets.data.own_pictures import fill_square
 from convnets.data.preprocessing import shift_flip, to_network_input
 from convnets.data.sampling import Batch, BatchSampler, ImageBatches, derive_seed, keep_rows, stratified_split
 

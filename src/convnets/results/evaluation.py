@@ -23,7 +23,7 @@ from convnets.configuration.content import differences
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import write_atomically
 from convnets.results.significance import mcnemar
-from convnets.results.trained import TrainedRun
+from convnets.results.trained_run import TrainedRun
 from convnets.text import aligned, as_csv
 from convnets.training.building import build_trainer
 from convnets.training.console import quieten_lightning

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.shell import installation
 from convnets.data import ImageDataModule
-from convnets.results.trained import TrainedRun
+from convnets.results.trained_run import TrainedRun
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 NUM_CHECKED = 100

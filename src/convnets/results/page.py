@@ -14,10 +14,10 @@ from convnets.configuration.rules import ConfigurationError
 from convnets.data.archive import DataUnavailableError
 from convnets.files import RunFolderError, shown, write_atomically
 from convnets.results.evaluation import load_evaluation, load_predictions
-from convnets.results.figure import draw
 from convnets.results.leaderboard import Board, Group, Leaderboard, figures, lower_is_better
+from convnets.results.leaderboard_figure import draw
 from convnets.results.report import NUM_SENTENCES, Column, cells, fixed, verdict
-from convnets.results.trained import TrainedRun
+from convnets.results.trained_run import TrainedRun
 from convnets.text import count
 
 FILE = "report.html"

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from convnets.configuration.rules import ConfigurationError
-from convnets.results.trained import TrainedRun
+from convnets.results.trained_run import TrainedRun
 from convnets.text import aligned
 from convnets.training.building import build_datamodule
 

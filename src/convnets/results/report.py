@@ -8,8 +8,8 @@ from typing import Any
 from convnets import text
 from convnets.files import shown, write_atomically
 from convnets.plots import as_png
-from convnets.results.figure import draw
 from convnets.results.leaderboard import Board, Comparison, Group, Leaderboard, as_text, figures, label, lower_is_better
+from convnets.results.leaderboard_figure import draw
 
 FILES = ("leaderboard.md", "leaderboard.csv", "runs.csv", "leaderboard.png")
 NUM_SENTENCES = 10  # about differences, a table

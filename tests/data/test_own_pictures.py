@@ -5,7 +5,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from convnets.data import FashionMNISTSampleDataModule
-from convnets.data.pictures import cut_out, fill_square
+from convnets.data.own_pictures import cut_out, fill_square
 
 IMAGES, _ = FashionMNISTSampleDataModule().read_split("test")
 BOOT = IMAGES[0, 0].numpy()
