@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_LOADED_ON_FIRST_USE = {"load_run": "load_run", "Run": "TrainedRun"}  # names in results/trained.py
+_LOADED_ON_FIRST_USE = {"load_run": "load_run", "Run": "TrainedRun"}  # names in results/trained_run.py
 __all__ = ["Run", "load_run"]
 
 
