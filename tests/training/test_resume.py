@@ -158,6 +158,16 @@ def test_a_run_cut_off_between_its_last_epoch_and_its_result_is_finished(small, 
     assert everything(tmp_path) == expected
 
 
+def test_event_files_of_quick_resumes_are_named_by_different_seconds(small, tmp_path):
+    config = small("logger=tensorboard", KEPT, EACH_STEP)
+    train_through(config, tmp_path, dict.fromkeys((1, 2, 3), interrupt))
+    files = sorted(tmp_path.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
+    seconds = [int(path.name.split(".")[3]) for path in files]
+    assert len(seconds) == 4
+    assert seconds == sorted({*seconds})
+    assert all(0 <= path.stat().st_mtime - second < 60 for path, second in zip(files, seconds, strict=True))
+
+
 def test_a_signal_loses_no_step_and_says_how_to_go_on(small, tmp_path, capfd):
     config = small("trainer.limit_train_batches=null")
     with pytest.raises(Interrupted) as left:

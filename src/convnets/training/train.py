@@ -1,6 +1,7 @@
 """Train a configuration in a run's folder, or continue the training that is there."""
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def _start_or_resume(
         check_fits(checkpoint, classifier, trainer.world_size, path)
         trainer.ckpt_path = path
     run.start(plain, epochs_done)  # not earlier: a training that is refused above must not occupy the folder
+    _wait_for_new_second(run)
     with (run.path / "train.log").open("a") as file, logging_to(file):
         log.info("%s", describe_training(config, datamodule, classifier))
         if checkpoint is not None:
@@ -88,6 +90,16 @@ def _start_or_resume(
             raise explained from (None if explained is error else error)
         log.info("%s", describe_result(run, config, result))
     return result
+
+
+def _wait_for_new_second(run: Run) -> None:
+    """Wait until no event file of the run was made in the present second.
+
+    TensorBoard reads event files in the order of their names, which begin with the second; within a second that order
+    is not that of time, and the points of an interrupted training would replace those after its resume.
+    """
+    while any(run.path.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.02)
 
 
 def _train_beside(config: DictConfig, run: Run, extra_callbacks: Sequence[Callback]) -> dict[str, Any]:
