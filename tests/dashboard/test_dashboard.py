@@ -344,7 +344,7 @@ class Recorder(lightning.Callback):
     [
         ("data.augment=shift_flip", "data.holdout=100", "trainer.accumulate_grad_batches=2"),
         (*SMALL_VGG, "optimizer=momentum", "trainer.gradient_clip_val=0.1"),
-        ("model=resnet18", "data.resize=32", "data.batch_size=100"),
+        pytest.param(("model=resnet18", "data.resize=32", "data.batch_size=100"), marks=pytest.mark.slow),
     ],
 )
 def test_a_training_gives_the_same_bits_with_and_without_the_dashboard(shown, small, tmp_path, options, no_complaints):

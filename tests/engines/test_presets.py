@@ -12,7 +12,7 @@ from support.repository import hydra_context
 from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.shell import installation
 from convnets.configuration.targets import shipped_targets
-from convnets.training.command import prepare, register_resolvers
+from convnets.training.command import prepare
 
 INSTALLED = {
     "basic": True,
@@ -89,7 +89,6 @@ def test_what_only_hydra_calls_is_not_allowed_in_a_runs_configuration():
 )
 def test_a_job_asks_for_a_gpu_where_it_may_have_one(monkeypatch, accelerator, cluster, gpus, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    register_resolvers()
     assert OmegaConf.create([f"${{gpus_of_a_job:{accelerator},{cluster or 'null'}}}"])[0] == expected
 
 
