@@ -1,5 +1,7 @@
 import torch
+from torch.utils.data import DataLoader
 
+from convnets.data import FashionMNISTSampleDataModule
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
 
 
@@ -51,3 +53,27 @@ def test_the_order_of_images_is_the_samplers(small, tmp_path):
     sums = [sorted(epoch.flatten(1).double().sum(1).tolist()) for epoch in epochs]
     assert sums[0] == sums[1]  # the same 1,000 images, each once
     assert len(sums[0]) == 1000
+
+
+class PairsDataModule(FashionMNISTSampleDataModule):
+    """A user's own loaders: pairs of bytes and labels."""
+
+    def train_dataloader(self):
+        images = self.splits["train"]
+        pairs = [(images.images[start : start + 100], images.labels[start : start + 100]) for start in (0, 100, 200)]
+        return DataLoader(pairs, batch_size=None)
+
+    val_dataloader = train_dataloader
+
+
+def test_batches_of_a_users_own_loader_are_trained_on(small, tmp_path):
+    def weights(datamodule):
+        classifier = build_classifier(config, datamodule)
+        trainer = build_trainer(config, tmp_path)
+        trainer.fit(classifier, datamodule=datamodule)
+        assert trainer.global_step == 6
+        return classifier.network[0].weight
+
+    config = small("trainer.limit_train_batches=null", "trainer.limit_val_batches=null")
+    first, again = (weights(PairsDataModule()) for _ in range(2))
+    assert torch.equal(first, again)

@@ -45,6 +45,16 @@ def test_a_path_that_the_grammar_refuses_is_taken_as_it_is(path):
     assert value_of(as_hydra_takes(f"data.dir={path}")) == path
 
 
+@pytest.mark.parametrize("folder", ["a,b", "net[2] it's", "x"])
+def test_the_weights_to_start_from_are_found_wherever_one_is(tmp_path, monkeypatch, folder):
+    run = tmp_path / folder / "outputs" / "runs" / "r"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("")
+    monkeypatch.chdir(tmp_path / folder)
+    assert value_of(command._as_hydra_takes("init.from_run=latest")) == str(run)
+    assert command._as_hydra_takes("init.from_run=r,typo").endswith(",typo")
+
+
 def test_a_tilde_is_the_home_folder_in_every_key_that_is_a_path(monkeypatch):
     monkeypatch.setenv("HOME", "/home/a b(c)")
     for key in ("data.dir", "hydra.run.dir", "hydra.sweep.dir"):

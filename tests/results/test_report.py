@@ -288,19 +288,22 @@ def test_unfinished_runs_are_listed_with_what_is_known(make_run, tmp_path):
     error = "NonFiniteLossError: nan | in epoch 5\nsecond line"
     make_run("seed=3", state="failed", status={**at, "error": error}, folder="sweep/c")
     make_run("seed=4", state="interrupted", status=at, folder="sweep/d")
+    make_run("seed=4", state="failed", status={"epoch": 0}, folder="sweep/d0")
     (make_run("seed=5", folder="sweep/e") / "config.yaml").write_text("a: [")
     (make_run("seed=6", accuracy=0.5, folder="sweep/f") / "result.json").write_text("{")
     with locked(held):
         runs = read_all(tmp_path)
     assert {run.path.name: run.state for run in runs if run.state != "done"} == {
-        "a": "running", "b": "killed", "c": "failed", "d": "interrupted", "e": "damaged", "f": "damaged",
+        "a": "running", "b": "killed", "c": "failed", "d": "interrupted", "d0": "failed",
+        "e": "damaged", "f": "damaged",
     }  # fmt: skip
     leaderboard = build_leaderboard(runs)
     text = as_markdown(leaderboard, "T")
-    assert "7 runs: 2 damaged, 1 done, 1 failed, 1 interrupted, 1 killed, 1 running." in text
+    assert "8 runs: 2 damaged, 1 done, 2 failed, 1 interrupted, 1 killed, 1 running." in text
     assert "sweep/e/config.yaml cannot be read: " in text
     assert "sweep/f/result.json is damaged. To train anew: rm -r " in text
-    (row,) = [line for line in text.splitlines() if line.startswith("| failed")]
+    row, without_epochs = [line for line in text.splitlines() if line.startswith("| failed")]
+    assert "| 0/10 |" in re.sub(" +", " ", without_epochs)
     cells = [cell.strip() for cell in row.replace("\\|", "/").strip("|").split("|")]
     assert cells[:5] == ["failed", "lenet", "3", "4/10", "0.4321"]
     assert cells[6] == "NonFiniteLossError: nan / in epoch 5"

@@ -10,6 +10,7 @@ from convnets.files import RunFolderError
 from convnets.results.trained_run import TrainedRun as Run
 from convnets.results.trained_run import load_run
 from convnets.runs.finding import find_folders
+from convnets.runs.run import read_run
 from convnets.training.train import train
 
 
@@ -86,6 +87,16 @@ def test_weights_of_another_network_are_refused(small, tmp_path):
     Run(tmp_path / "run").save_config(config)
     with pytest.raises(RunFolderError, match=r"weights\.safetensors does not hold the weights of .*config\.yaml"):
         _ = Run(tmp_path / "run").classifier
+
+
+def test_a_run_whose_callbacks_had_another_name_is_read(small, tmp_path):
+    config = small("callbacks=default")
+    Run(tmp_path).save_config(config)
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text().replace("convnets.dashboard.", "convnets.callbacks."))
+    assert Run(tmp_path).config == config
+    assert read_run(tmp_path).settings == Run(tmp_path).settings
+    assert not Run(tmp_path).finished_result(dict(config))
 
 
 @pytest.mark.parametrize(

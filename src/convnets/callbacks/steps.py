@@ -20,17 +20,20 @@ class TrainingSteps(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the steps of the earlier batches, and seed the step that Lightning takes."""
+        if not isinstance(batch, Batch):  # a pair, of a user's own loader
+            self._seed(pl_module.device, (trainer.global_rank, trainer.current_epoch, batch_idx))
+            return
         while batch.earlier:
             ready = ImageDataModule.of(trainer).training_batch(batch.earlier.pop(0))
-            self._seed(pl_module.device, ready)
+            self._seed(pl_module.device, ready.place)
             self._step(trainer, pl_module, ready)
-        self._seed(pl_module.device, batch)
+        self._seed(pl_module.device, batch.place)
 
-    def _seed(self, device: torch.device, batch: Batch) -> None:
+    def _seed(self, device: torch.device, place: tuple[int, int, int]) -> None:
         """Seed the CPU's generator and that of the device; `torch.manual_seed` costs half a millisecond."""
-        mixed = derive_seed("step", self.seed, *batch.place)
+        mixed = derive_seed("step", self.seed, *place)
         torch.default_generator.manual_seed(mixed)
         if device.type == "cuda":
             torch.cuda.default_generators[device.index or 0].manual_seed(mixed)

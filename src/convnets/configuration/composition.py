@@ -3,7 +3,7 @@
 import argparse
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def choices_of(group: str, folders: Sequence[Path]) -> list[str]:
 def config_dirs(words: Sequence[str]) -> list[Path]:
     """conf/, and the user's own of the command line: of hydra.searchpath=[file://...], and of --config-dir."""
     parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--cfg", "-c")  # or -c would be taken for -cd
     parser.add_argument("--config-dir", "-cd", action="append", default=[])
     added = [word for word in words if word.startswith("hydra.searchpath=")]
     searched = re.findall(r"file://([^\],\"]+)", " ".join(added))
@@ -67,18 +68,21 @@ def _with_home(node: Any) -> Any:
     return str(Path(node).expanduser()) if isinstance(node, str) and re.match(r"~(/|$)", node) else node
 
 
-def as_hydra_takes(word: str) -> str:
+def as_hydra_takes(word: str, replace: Callable[[str], str] = str) -> str:
     """An override with `~` expanded where it is a path, and quoted where Hydra's grammar would refuse the plain text.
 
     A shell leaves `~` after `=` as it is, and takes away the quotes that the grammar needs around a space before `(`,
     another `=`, or a letter like ü. Words with signs of the grammar itself stay: lists, sweeps, functions, quotes.
+
+    Args:
+        replace: is called for the value, or for each value of a sweep, before it is quoted.
     """
     key, separator, value = word.partition("=")
     if not separator or word.startswith("-") or re.search(r"""[\[\]{}"'$\\]""", value):
         return word
     if "(" in value and _is_override(word):  # a function
         return word
-    return f"{key}={','.join(_item_as_hydra_takes(key, item) for item in value.split(','))}"
+    return f"{key}={','.join(_item_as_hydra_takes(key, replace(item)) for item in value.split(','))}"
 
 
 def _item_as_hydra_takes(key: str, item: str) -> str:
@@ -99,14 +103,14 @@ def _is_override(word: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _composed(application: Any, overrides: tuple[str, ...]) -> DictConfig:
-    return hydra.compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
+def _composed(application: Any, config_name: str, overrides: tuple[str, ...]) -> DictConfig:
+    return hydra.compose(config_name, list(overrides), return_hydra_config=True)
 
 
 def recompose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
     """Compose the application's configuration with other choices of groups and no overrides; not to be changed."""
     search_path = [word for word in hydra_config.overrides.hydra if word.startswith("hydra.searchpath=")]
-    compose = functools.partial(_composed, GlobalHydra.instance().hydra)
+    compose = functools.partial(_composed, GlobalHydra.instance().hydra, hydra_config.job.config_name)
     usual = choices_made(compose(tuple(search_path)).hydra)
     words = [f"{group}={choice}" for group, choice in choices.items() if choice not in (None, usual.get(group))]
     return compose((*search_path, *words))

@@ -21,10 +21,13 @@ NOT_CONTENT = (
     *("checkpoint", "logger", "data.device", "model.name", "model.image_size"),
 )
 # Callbacks that only watch. Any other may stop, average or change a training, so its arguments are content.
+_DASHBOARD = ("Curves", "Dashboard", "Norms", "Throughput")
 WATCHERS = {
-    *("convnets.callbacks.Progress", "convnets.callbacks.TimeEstimate", "convnets.dashboard.Curves"),
-    *("convnets.dashboard.Dashboard", "convnets.dashboard.Norms", "convnets.dashboard.Throughput"),
+    *("convnets.callbacks.Progress", "convnets.callbacks.TimeEstimate"),
+    *(f"convnets.dashboard.{name}" for name in _DASHBOARD),
 }
+# Classes that had another name in the first runs.
+MOVED = {f"convnets.callbacks.{name}": f"convnets.dashboard.{name}" for name in _DASHBOARD}
 # Keys that may differ between runs of one recipe: seeds, the devices, and what changes no bit.
 NOT_RECIPE = {
     *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from convnets.classifier import Classifier
 from convnets.dashboard.writer import writer_of
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 def layer_weights(network: nn.Module) -> dict[str, Tensor]:

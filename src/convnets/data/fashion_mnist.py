@@ -29,8 +29,8 @@ class FashionMNISTDataModule(ImageDataModule):
     num_channels = 1
     image_size = 28
 
-    def __init__(self, dir: str | Path = "~/.cache/convnets/fashion-mnist", **options: Any) -> None:
-        super().__init__(dir, **options)
+    def __init__(self, dir: str | Path = "~/.cache/convnets/fashion-mnist", *arguments: Any, **options: Any) -> None:
+        super().__init__(dir, *arguments, **options)
 
     def prepare_data(self) -> None:
         """Find or download the files; on one process of each machine."""
@@ -56,8 +56,8 @@ class FashionMNISTSampleDataModule(FashionMNISTDataModule):
 
     name = "a sample of Fashion-MNIST"
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(SAMPLE_DIR, **options)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(SAMPLE_DIR, *arguments, **options)
 
     def prepare_data(self) -> None:
         """Nothing to find: the images are in the package."""

@@ -76,9 +76,14 @@ class ImageDataModule(lightning.LightningDataModule):
 
     @classmethod
     def of(cls, trainer: lightning.Trainer) -> Self:
-        """The datamodule that the trainer takes its batches from."""
+        """The datamodule that the trainer takes its batches from.
+
+        Raises:
+            TypeError: it is of another kind.
+        """
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(datamodule, cls)
+        if not isinstance(datamodule, cls):
+            raise TypeError(f"{type(datamodule).__name__} must be derived from convnets.data.ImageDataModule.")
         return datamodule
 
     @property
@@ -189,11 +194,15 @@ class ImageDataModule(lightning.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch that is not there; Lightning's own way costs time where it is."""
-        return batch.to(device)
+        return (
+            batch.to(device)
+            if isinstance(batch, Batch)
+            else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn a batch of bytes, on its device, into what the network takes; its `earlier` ones stay bytes."""
-        if self.trainer is not None and self.trainer.training:
+        if self.trainer is not None and self.trainer.training and isinstance(batch, Batch):
             return self.training_batch(batch)
         images, labels = batch
         return self.to_network_input(images), labels

@@ -47,6 +47,9 @@ class Batch:
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels))
 
+    def __len__(self) -> int:
+        return 2
+
     def __getitem__(self, index: int) -> Tensor:
         return (self.images, self.labels)[index]
 

@@ -122,7 +122,7 @@ def _unfinished_lines(leaderboard: Leaderboard, most_rows: int | None) -> list[s
     rows = []
     for run in sorted(leaderboard.unfinished, key=lambda run: (run.state, str(run.path))):
         name = label(run, leaderboard.keys) if run.settings else ""
-        epoch = "/".join(map(str, filter(None, [run.epoch, run.values.get("trainer.max_epochs")])))
+        epoch = f"{run.epoch}/{num_epochs}" if (num_epochs := run.values.get("trainer.max_epochs")) else str(run.epoch)
         latest = fixed(run.latest(metric))
         rows.append([run.state, name, str(run.values.get("seed", "")), epoch, latest, shown(run.path), run.error])
     return _table(header, rows, {0, 1, 5, 6}, most_rows)

@@ -77,8 +77,8 @@ def find_folders(words: Sequence[str]) -> list[Path]:
 def _find_folder(word: str, parents: Sequence[Path]) -> Path:
     if not word:
         raise RunFolderError("The name of a folder is empty: give a run's, a sweep's or any folder above.")
-    if word == "latest" and find_runs(parents):
-        return find_run(word)
+    if word == "latest" and (runs := find_runs(parents)):
+        return max(runs, key=last_change)
     for path in (Path(word), *(parent / word for parent in parents)):
         if path.is_dir():
             return path

@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from convnets.configuration.composition import GROUPS
-from convnets.configuration.content import NOT_RECIPE, changing_callbacks, content, differences, flatten
+from convnets.configuration.content import MOVED, NOT_RECIPE, changing_callbacks, content, differences, flatten
 from convnets.configuration.shell import script
 from convnets.configuration.targets import check_targets, shipped_targets
 from convnets.files import RunFolderError, now, read_json, read_table, removal, shown, typed, write_atomically
@@ -80,7 +80,7 @@ class Run:
 
     def _read_config(self, path: Path) -> dict[str, Any]:
         try:
-            config = yaml.load(path.read_text(), LOADER)
+            config = _load(path)
         except FileNotFoundError:
             raise RunFolderError(f"{self} is no run's folder: it has no config.yaml.") from None
         except (yaml.YAMLError, ValueError):
@@ -98,8 +98,9 @@ class Run:
         Raises:
             ConfigurationError: it calls for a class that is neither in conf/ nor trusted.
         """
-        check_targets(self.stored_config, self.trust, f"{self}/config.yaml")
-        return OmegaConf.create(self.stored_config)
+        stored = self.stored_config
+        check_targets(stored, self.trust, f"{self}/config.yaml")
+        return OmegaConf.create(stored)
 
     @functools.cached_property
     def values(self) -> dict[str, Any]:
@@ -282,13 +283,24 @@ class Run:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
+def _load(path: Path) -> Any:
+    """Read a configuration, in which classes of the first runs get the names that they have now."""
+    config = yaml.load(path.read_text(), LOADER)
+    callbacks = config.get("callbacks") if isinstance(config, dict) else None
+    for item in callbacks.values() if isinstance(callbacks, dict) else ():
+        if isinstance(item, dict) and item.get("_target_") in MOVED:
+            item["_target_"] = MOVED[item["_target_"]]
+    return config
+
+
 def read_run(path: Path) -> Run:
     """Read a run's folder. What cannot be read makes a damaged run, not an error: others are to be shown beside it."""
     run = Run(path, once=True)
     files: dict[str, dict[str, Any]] = {"status.json": {}, "result.json": {}, "config.yaml": {}, RECORD: {}}
     try:
-        _ = run.result, run.status, run.code
-        config = yaml.load((path / "config.yaml").read_text(), LOADER)
+        run._kept = {"result.json": read_json(path / "result.json")}  # whatever it lacks
+        _ = run.status, run.code
+        config = _load(path / "config.yaml")
         if not isinstance(config, dict) or not config:
             raise ValueError("it holds no configuration")
         run._kept = {**(run._kept or {}), "config.yaml": config}

@@ -25,7 +25,7 @@ RECORD = "code.json"  # in a run's folder
 # What every training goes through here, beside what its configuration calls.
 ALWAYS = (
     *("convnets.callbacks.initialization", "convnets.callbacks.steps", "convnets.classifier", "convnets.networks.lazy"),
-    *("convnets.training.building", "convnets.training.schedule"),
+    *("convnets.training.building", "convnets.training.instantiation", "convnets.training.schedule"),
 )
 PARTS = ("model", "data", "optimizer", "schedule", "init")
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()

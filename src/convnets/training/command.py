@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -33,6 +32,7 @@ from convnets.configuration.shell import CONFIG_DIR, script
 from convnets.files import RunFolderError, file_digest, typed
 from convnets.runs.durations import known_seconds
 from convnets.runs.finding import RUNS_DIR, find_run
+from convnets.runs.run import Run
 from convnets.runs.sources import check_code
 
 
@@ -133,12 +133,15 @@ def main(task: Callable[[DictConfig, Path], Any]) -> Callable[[], Any]:
 
 def _as_hydra_takes(word: str) -> str:
     """The override as Hydra's grammar takes it, `latest` replaced: that is another run once this one has begun."""
-    key, _, value = word.partition("=")
-    if key == "init.from_run":
-        with suppress(RunFolderError):  # which `prepare` says with the key
-            items = [str(find_run(item).absolute()) if item not in ("", "null") else item for item in value.split(",")]
-            return as_hydra_takes(f"{key}={','.join(items)}")
+    if word.startswith("init.from_run="):
+        return as_hydra_takes(word, _absolute)
     return as_hydra_takes(word)
+
+
+def _absolute(run: str) -> str:
+    with suppress(RunFolderError):  # which `prepare` says with the key
+        return str(find_run(run).absolute()) if run not in ("", "null") else run
+    return run
 
 
 def _within_a_sweep(hydra_config: DictConfig) -> bool:
@@ -178,7 +181,7 @@ def _finished_file(root: DictConfig) -> str | None:
         folder = Path(root.hydra.sweep.dir) / root.hydra.sweep.subdir
         if (folder / "result.json").exists():
             config, _ = prepare(root)
-            if differences(yaml.load((folder / "config.yaml").read_text(), yaml.CSafeLoader), config):
+            if differences(Run(folder).stored_config, config):
                 return None
             check_code(folder, config)
     return "result.json"

@@ -20,7 +20,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import __main__
 from hydra_plugins.gpu_pool_launcher._pool import Job, Pool
@@ -161,7 +161,7 @@ class GpuPoolLauncher(Launcher):
         given = get_args_parser().parse_known_args(sys.argv[1:])[0]
         flags = {name: getattr(given, name.replace("-", "_")) for name in ("config-path", "config-name", "config-dir")}
         of_sweep = r"[+~]*hydra(/(launcher|sweeper)\b|\.(launcher|sweeper|sweep|mode|run)\b)"
-        of_hydra = [str(word) for word in self.config.hydra.overrides.hydra]
+        of_hydra: Any = OmegaConf.to_container(self.config.hydra.overrides.hydra)  # each job resolves them itself
         writer = "++hydra.callbacks.gpu_pool_launcher"
         return [
             *(sys.executable, *program),
