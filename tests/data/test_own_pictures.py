@@ -2,22 +2,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from support.boots import BOOT, large, saved
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from convnets.data import FashionMNISTSampleDataModule
 from convnets.data.own_pictures import cut_out, fill_square
-
-IMAGES, _ = FashionMNISTSampleDataModule().read_split("test")
-BOOT = IMAGES[0, 0].numpy()
-
-
-def saved(tmp_path, image, name="picture.png"):
-    image.save(tmp_path / name)
-    return tmp_path / name
-
-
-def large(image=BOOT):
-    return Image.fromarray(image).resize((280, 280), Image.Resampling.NEAREST)
 
 
 def read_picture(path, size, background="auto"):

@@ -5,28 +5,17 @@ import pytest
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
+from support.boots import BOOT, IMAGES, LABELS, large, saved
 from support.fruit import COLOURS, picture
 
 from convnets import plots
 from convnets.configuration.rules import ConfigurationError
-from convnets.data import FashionMNISTSampleDataModule, ImageDataModule
+from convnets.data import ImageDataModule
 from convnets.results.evaluation import load_predictions
 from convnets.results.page import _evaluated
 from convnets.results.prediction import Prediction, Refusal, as_records, as_table, find_pictures, predict
 from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.train import train
-
-IMAGES, LABELS = FashionMNISTSampleDataModule().read_split("test")
-BOOT = IMAGES[0, 0].numpy()
-
-
-def saved(tmp_path, image, name="picture.png"):
-    image.save(tmp_path / name)
-    return tmp_path / name
-
-
-def large(image=BOOT):
-    return Image.fromarray(image).resize((280, 280), Image.Resampling.NEAREST)
 
 
 @pytest.fixture(scope="module")
