@@ -33,9 +33,10 @@ NETWORKS = {
     "resnet18": ("model=resnet18", "data.resize=32"),
     "resnext18": ("model=resnext18", "data.resize=32"),
 }
-# On a CPU too, a residual network's first gradients in float32 are off by 1 to 20 % (against float64). Those of LeNet
-# and VGG are off by 5e-6 at most, and with products in tf32 by 2e-3 and more.
-TOLERANCE = {"resnet18": 0.3, "resnext18": 0.4}
+# On a CPU too, a residual network's first gradients in float32 are off by 1 to 20 % (against float64): its last images
+# are one pixel, and batch norm divides by what hardly varies. On one H200, ResNeXt18 was 61 % off and VGG 0.5 %: other
+# sums break other ties between the black pixels of a window. Steps that have nothing in common are off by 140 %.
+TOLERANCE = {"vgg": 0.01, "resnet18": 0.3, "resnext18": 0.9}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
