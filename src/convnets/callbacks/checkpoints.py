@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from convnets.callbacks.finite_loss import check_finite
+from convnets.callbacks.history import History
 from convnets.classifier import Classifier
 from convnets.files import removal, replacing
 
@@ -260,8 +261,9 @@ class Checkpoints(Checkpoint):
         return received, due
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the epoch; of equally good epochs the first is the best."""
+        """Have the epoch's row written, then save the epoch; of equally good epochs the first is the best."""
         assert isinstance(pl_module, Classifier)
+        History.of(trainer).end_epoch(trainer, pl_module)
         if self.keep_best and (accuracy := pl_module.metrics("val")["val/accuracy"]) > self.best_accuracy:
             self.best_accuracy = accuracy
             self.best_epoch = trainer.current_epoch + 1

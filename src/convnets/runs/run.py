@@ -46,6 +46,17 @@ class Run:
     def __str__(self) -> str:
         return shown(self.path)
 
+    def __repr__(self) -> str:
+        """What the run is and how far it has come, whatever its folder holds."""
+        read = read_run(self.path)
+        if not read.settings:
+            return f"{type(self).__name__} {self}: {read.error or read.state}"
+        epochs = f"{read.epoch} of {read.setting('trainer.max_epochs')} epochs"
+        parts = [f"{read.setting('model')} on {read.setting('data')}", read.state, epochs]
+        if (accuracy := read.latest("val/accuracy")) is not None:
+            parts.append(f"val/accuracy {accuracy:.4f}")
+        return f"{type(self).__name__} {self}: {', '.join([*parts, *filter(None, [read.error])])}"
+
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder; see `convnets.runs.lock.locked`."""
         return locked(self.path)
@@ -189,7 +200,8 @@ class Run:
         protocol = self.result.get("validated_on", "holdout" if self.values.get("data.holdout") else "test split")
         return protocol == "test split"
 
-    def rows(self) -> list[dict[str, float]]:
+    @property
+    def history(self) -> list[dict[str, float]]:
         """The rows of metrics.csv, one an epoch; empty where it has none."""
         return read_table(self.path / "metrics.csv")
 
