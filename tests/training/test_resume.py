@@ -22,6 +22,7 @@ from support.breaking import (
     KEPT,
     At,
     PulledPlugError,
+    check_breaks_change_nothing,
     everything,
     interrupt,
     pull_the_plug,
@@ -62,14 +63,6 @@ WAYS = {
 def num_steps(way):
     """The steps of an epoch, as Lightning counts them."""
     return 3 if "several" in way else {"vgg": 4, "res": 3}.get(way[:3], 8)
-
-
-def check_breaks_change_nothing(config, tmp_path, breaks):
-    """Compare an uninterrupted training with one that each action breaks off in turn: {step: action}."""
-    train(config, tmp_path / "whole")
-    expected = everything(tmp_path / "whole")
-    train_through(config, tmp_path / "broken", breaks)
-    assert everything(tmp_path / "broken") == expected
 
 
 @pytest.mark.parametrize("way", [pytest.param(w, marks=pytest.mark.slow) if w == "resnext18" else w for w in WAYS])

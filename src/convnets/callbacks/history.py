@@ -93,10 +93,10 @@ class History(Callback):
         pl_module.log_dict(pl_module.metrics("train"), logger=False, sync_dist=True)
 
     def logged(self, trainer: Trainer, classifier: Classifier) -> Row:
-        """What callbacks have logged since this was last asked."""
+        """What callbacks have logged since this was last asked, in the order of the names."""
         names, classifier.logged = classifier.logged, {}
         found = trainer.callback_metrics
-        return {name: float(found[name]) for name in names if name in found}
+        return {name: float(found[name]) for name in sorted(names) if name in found}
 
     def end_epoch(self, trainer: Trainer, classifier: Classifier) -> None:
         """Write the epoch's row, then hand it on. `Checkpoints` calls this once all other callbacks have logged.

@@ -25,10 +25,11 @@ class LoggedSoFar:
 
     def state(self, trainer: Trainer, classifier: Classifier) -> list[Logged]:
         """The running means of every rank; nothing once the epoch's row is written."""
-        own: Logged = {key: values for key, values in self._earlier.items()}
+        own = dict(self._earlier)
         for key, metric in (trainer._results or {}).items():
             if metric.is_tensor and not metric.has_reset and metric.meta.name in classifier.logged:
-                count = metric.cumulated_batch_size.item() if metric.meta.is_mean_reduction else 1
+                is_mean = metric.meta.on_epoch and metric.meta.is_mean_reduction
+                count = metric.cumulated_batch_size.item() if is_mean else 1
                 own[key] = {"value": metric.value.item(), "count": count}
         if trainer.world_size == 1:
             return [own]
@@ -43,9 +44,9 @@ class LoggedSoFar:
             classifier.logged[name] = None
             trainer.callback_metrics[name] = torch.tensor(earlier["value"] / earlier["count"])
 
-    def load(self, state: list[Logged], rank: int) -> None:
-        """Take over the rank's own from a checkpoint."""
-        self._earlier = dict(state[rank])
+    def load(self, state: list[Logged] | None, rank: int) -> None:
+        """Take over the rank's own from a checkpoint; those of earlier code have none."""
+        self._earlier = dict(state[rank]) if state else {}
 
     def join(self, trainer: Trainer) -> None:
         """Add the earlier steps to what the first step after them has logged."""
