@@ -98,7 +98,9 @@ class Classifier(lightning.LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def log(self, name: str, value: Any, prog_bar: bool = False, logger: bool | None = True, **options: Any) -> None:
+    def log(
+        self, name: str, value: Any, prog_bar: bool = False, logger: bool | None = True, *others: Any, **options: Any
+    ) -> None:
         """Log a figure of the epoch: its mean (`on_epoch=True`), or what it was in the last step.
 
         It comes into the epoch's row, which `History` writes to metrics.csv and to the loggers: Lightning itself would
@@ -106,7 +108,7 @@ class Classifier(lightning.LightningModule):
         """
         if logger is not False:
             self.logged[name] = None
-        super().log(name, value, prog_bar, logger=False, **options)
+        super().log(name, value, prog_bar, False, *others, **options)
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images (N, C, H, W), the network's input or bytes as the data set has them: (N, num_classes).

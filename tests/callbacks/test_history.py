@@ -131,5 +131,7 @@ def test_what_a_callback_logs_is_in_the_row_and_exact_after_breaks(small, tmp_pa
 
 def test_a_name_that_the_row_has_is_refused(small, tmp_path, monkeypatch):
     monkeypatch.setattr(Logs, "on_train_epoch_end", lambda self, *_: self.log("learning_rate", 1.0))
-    with pytest.raises(ValueError, match=r"has logged learning_rate, which metrics\.csv has already: log it by another"):
+    with pytest.raises(
+        ValueError, match=r"has logged learning_rate, which metrics\.csv has already: log it by another"
+    ):
         train(OmegaConf.merge(small("trainer.max_epochs=1"), LOGS), tmp_path)

@@ -10,7 +10,6 @@ from support.fruit import COLOURS, FruitDataModule, picture
 from convnets.data import DataUnavailableError
 from convnets.files import RunFolderError
 from convnets.results.export import export
-from convnets.results.prediction import predict
 from convnets.results.trained_run import TrainedRun
 from convnets.training.train import train
 
@@ -63,12 +62,12 @@ def test_a_run_says_what_images_it_was_trained_on(run):
 
 def test_a_run_is_used_when_its_images_are_gone(run, tmp_path, monkeypatch):
     path = saved(tmp_path, picture("lime"))
-    (before,) = predict(run, [path])
+    (before,) = run.predict(path)
     monkeypatch.setattr(ChangingDataModule, "files_found", ())
     for name, value in (("class_names", ()), ("num_channels", None), ("image_size", None)):
         monkeypatch.setattr(ChangingDataModule, name, value)
     later = TrainedRun(run.path, run.trust)
-    assert list(predict(later, [path])) == [before]
+    assert later.predict(path) == [before]
     exported = export(later, "torch")
     assert "the run's for 100 images of random bytes, as its test images cannot be had" in str(exported)
     images = torch.randint(256, (5, 3, 32, 32)).byte()

@@ -115,7 +115,9 @@ class History(Callback):
         }
         logged = self.logged(trainer, classifier)
         if taken := sorted(row.keys() & logged.keys()):
-            raise ValueError(f"A callback has logged {taken[0]}, which metrics.csv has already: log it by another name.")
+            raise ValueError(
+                f"A callback has logged {taken[0]}, which metrics.csv has already: log it by another name."
+            )
         row.update(logged)
         self.rows.append(row)
         for logger in trainer.loggers:

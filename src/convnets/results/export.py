@@ -1,5 +1,6 @@
 """Exports a trained run as a program that needs neither this project nor, as ONNX, PyTorch."""
 
+import json
 import logging
 import warnings
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from convnets.data import DataUnavailableError, ImageDataModule
 from convnets.files import RunFolderError
 from convnets.results.trained_run import TrainedRun
 
+METADATA = ("class_names", "image_size", "num_channels", "run")
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 NUM_CHECKED = 100
 BATCHES = ({0: torch.export.Dim("batch")},)  # of any size
@@ -59,14 +61,16 @@ class Exported(NamedTuple):
         shape = ", ".join(map(str, self.image_shape))
         return (
             f"{self.path}: images (N, {shape}) of bytes to scores (N, {self.num_classes}); the same classes as the "
-            f"run's for {self.num_checked} {self.checked_on}, scores to within {self.difference:.1e}"
+            f"run's for {self.num_checked} {self.checked_on}, scores to within {self.difference:.1e}; in its metadata: "
+            f"{', '.join(METADATA)}"
         )
 
 
 def export(run: TrainedRun, to: str) -> Exported:
     """Write RUN/model.onnx or RUN/model.pt2, once it has given the run's scores for 100 test images, or random ones.
 
-    Its input `images` are bytes (N, C, H, W) of any N, its output `scores` floats (N, num_classes).
+    Its input `images` are bytes (N, C, H, W) of any N, its output `scores` floats (N, num_classes). Its metadata (the
+    extra files of torch.export's) are the names of METADATA, each as JSON.
 
     Raises:
         ConfigurationError: packages for ONNX are missing.
@@ -85,9 +89,11 @@ def export(run: TrainedRun, to: str) -> Exported:
     model = FromBytes(run.classifier.network, datamodule).eval()
     path = run.path / f"model{SUFFIXES[to]}"
     incoming = path.with_name(f".incoming{path.suffix}")
+    facts = {**datamodule.facts(), "run": run.path.resolve().name}
+    metadata = {name: json.dumps(facts[name], ensure_ascii=False) for name in METADATA}
     write, execute = (_write_onnx, _run_onnx) if to == "onnx" else (_write_torch, _run_torch)
     try:
-        write(model, images, incoming)
+        write(model, images, metadata, incoming)
         with torch.inference_mode():
             expected = model(images)
         scores = execute(incoming, images)
@@ -105,23 +111,24 @@ def export(run: TrainedRun, to: str) -> Exported:
     return Exported(path, difference, len(images), tuple(images.shape[1:]), expected.shape[1], what)
 
 
-def _write_torch(model: nn.Module, images: Tensor, path: Path) -> None:
+def _write_torch(model: nn.Module, images: Tensor, metadata: dict[str, str], path: Path) -> None:
     program = torch.export.export(model, (images,), dynamic_shapes=BATCHES)
     with warnings.catch_warnings(action="ignore"):  # torch warns of itself, and the result is checked after
-        torch.export.save(program, path)
+        torch.export.save(program, path, extra_files=dict(metadata))
 
 
 def _run_torch(path: Path, images: Tensor) -> Tensor:
     return torch.export.load(path).module()(images)
 
 
-def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
+def _write_onnx(model: nn.Module, images: Tensor, metadata: dict[str, str], path: Path) -> None:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         program: Any = torch.onnx.export(
             model, (images,), input_names=["images"], output_names=["scores"], dynamic_shapes=BATCHES, dynamo=True,
             verbose=False,
         )  # fmt: skip
+    program.model.metadata_props.update(metadata)
     program.save(path)
 
 

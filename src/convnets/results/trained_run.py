@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -11,6 +11,7 @@ import torch
 from convnets.classifier import Classifier
 from convnets.data import ImageDataModule
 from convnets.files import RunFolderError
+from convnets.results.prediction import Images, Prediction, Refusal, predict
 from convnets.runs.finding import find_run
 from convnets.runs.run import Run
 from convnets.runs.sources import changed_sources
@@ -63,6 +64,23 @@ class TrainedRun(Run):
         except (RuntimeError, safetensors.SafetensorError) as error:
             raise RunFolderError(f"{path} does not hold the weights of {self}/config.yaml: {error}") from error
         return classifier.eval()
+
+    def predict(self, images: Images | Iterable[Images], background: str = "auto") -> list[Prediction]:
+        """What each image is taken for: arrays of bytes, tensors, PIL images, files, or several of them.
+
+        For the shapes that arrays may have, and what is done with a picture, see `convnets.results.prediction.predict`.
+
+        Args:
+            background: of pictures for Fashion-MNIST, "black" or "white"; "auto" takes what most of the border is.
+
+        Raises:
+            ValueError: one is no image, or there is no telling what the axes of an array are.
+        """
+        answers = predict(self.classifier, self.build_datamodule(), images, background)
+        for answer in answers:
+            if isinstance(answer, Refusal):
+                raise ValueError(f"{answer.path or 'An image'}: {answer.reason}.")
+        return [answer for answer in answers if isinstance(answer, Prediction)]
 
 
 def load_run(run: str | Path, trust: Sequence[str] = ()) -> TrainedRun:

@@ -65,7 +65,9 @@ def build_classifier(config: DictConfig, datamodule: ImageDataModule) -> Classif
         _build_schedule(config, datamodule),
         channels_last=config.channels_last,
         compile=config.compile,
-        preprocess=lambda images: datamodule.to_network_input(images),  # unlike the method, not copied with a classifier
+        preprocess=lambda images: datamodule.to_network_input(
+            images
+        ),  # unlike the method, not copied with a classifier
     )
 
 
