@@ -17,7 +17,8 @@ Row = dict[str, float]
 
 
 # What a row holds beside metrics.
-NOT_METRICS = ("epoch", "learning_rate", "train_seconds", "epoch_seconds", "images_per_second")
+TIMES = ("train_seconds", "epoch_seconds", "images_per_second")
+NOT_METRICS = ("epoch", "learning_rate", *TIMES)
 
 
 class History(Callback):

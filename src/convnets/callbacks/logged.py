@@ -16,8 +16,8 @@ class LoggedSoFar:
     They come out as if there had been no interruption, to the bit where a hook logs a name once a step. A metric of
     torchmetrics that is logged whole keeps its own state, and is not among them.
 
-    Lightning offers no access to them: tests/callbacks/test_history.py fails where `trainer._results` is no more what it
-    was.
+    Lightning offers no access to them: tests/callbacks/test_history.py fails where `trainer._results` is no more what
+    it was.
     """
 
     def __init__(self) -> None:

@@ -87,9 +87,9 @@ def predict(
 ) -> list[Prediction | Refusal]:
     """Classify each image; a file that is no picture gets a refusal, and the others go on.
 
-    Arrays of bytes are (H, W), (H, W, C), (N, H, W), (N, H, W, C) or (N, C, H, W). One that has the size and channels of
-    the data set is taken for an image of the set. The data set turns any other, and each picture and file, into an image
-    of its kind; see `ImageDataModule.prepare_picture`.
+    Arrays of bytes are (H, W), (H, W, C), (N, H, W), (N, H, W, C) or (N, C, H, W). Images in them that have the size
+    and channels of the data set are taken for images of the set. The data set turns any other, and each picture and
+    file, into an image of its kind; see `ImageDataModule.prepare_picture`.
 
     Raises:
         ValueError: an array holds no bytes, or there is no telling what its axes are.
@@ -158,8 +158,8 @@ def _of_array(array: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[np.ui
     own = [layout for layout in fitting if fitting[layout] == shape]
     if not fitting:
         raise ValueError(
-            "Images in an array must be of shape (H, W), (H, W, C), (N, H, W), (N, H, W, C) or (N, C, H, W), with 1, 3 or "
-            f"4 channels and sides of {SMALLEST_SIDE} pixels or more, got {array.shape}."
+            "Images in an array must be of shape (H, W), (H, W, C), (N, H, W), (N, H, W, C) or (N, C, H, W), with 1, 3 "
+            f"or 4 channels and sides of {SMALLEST_SIDE} pixels or more, got {array.shape}."
         )
     if len(fitting) > 1 and len(own) != 1:
         raise ValueError(
