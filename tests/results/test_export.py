@@ -49,6 +49,7 @@ def test_the_printed_shapes_are_those_of_the_program(small, tmp_path):
     assert session.get_outputs()[0].shape[1:] == [3]
     said = "images (N, 3, 32, 32) of bytes to scores (N, 3); the same classes as the run's for 12 test images"
     assert said in str(exported)
+    assert "run, as JSON, in onnxruntime's session.get_modelmeta().custom_metadata_map" in str(exported)
 
 
 def test_a_program_that_gives_other_scores_is_not_put_in_place(small, tmp_path, monkeypatch):

@@ -182,7 +182,7 @@ def test_images_are_taken_in_any_form(run, way):
         assert answer.probabilities == pytest.approx(other.probabilities, abs=1e-6)
         assert sum(answer.probabilities.values()) == pytest.approx(1)
         assert answer.probability == max(answer.probabilities.values())
-    assert repr(found[0]).startswith(f"{found[0].label} {found[0].probability:.3f}, ")
+    assert repr(found[0]).startswith(f"<{found[0].label} {found[0].probability:.3f}, ")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ from convnets.files import RunFolderError
 from convnets.results.trained_run import TrainedRun
 
 METADATA = ("class_names", "image_size", "num_channels", "run")
+METADATA_IN = {
+    ".onnx": "onnxruntime's session.get_modelmeta().custom_metadata_map",
+    ".pt2": "the extra_files of torch.export.load",
+}
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 NUM_CHECKED = 100
 BATCHES = ({0: torch.export.Dim("batch")},)  # of any size
@@ -61,8 +65,8 @@ class Exported(NamedTuple):
         shape = ", ".join(map(str, self.image_shape))
         return (
             f"{self.path}: images (N, {shape}) of bytes to scores (N, {self.num_classes}); the same classes as the "
-            f"run's for {self.num_checked} {self.checked_on}, scores to within {self.difference:.1e}; in its metadata: "
-            f"{', '.join(METADATA)}"
+            f"run's for {self.num_checked} {self.checked_on}, scores to within {self.difference:.1e}; "
+            f"{', '.join(METADATA)}, as JSON, in {METADATA_IN[self.path.suffix]}"
         )
 
 

@@ -59,7 +59,7 @@ class Prediction:
 
     def __repr__(self) -> str:
         """The likeliest classes."""
-        return ", ".join(f"{name} {probability:.3f}" for name, probability in self.top)
+        return f"<{', '.join(f'{name} {probability:.3f}' for name, probability in self.top)}>"
 
 
 @dataclass(frozen=True)
