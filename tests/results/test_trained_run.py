@@ -1,6 +1,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -68,6 +69,9 @@ def test_a_run_is_used_when_its_images_are_gone(run, tmp_path, monkeypatch):
         monkeypatch.setattr(ChangingDataModule, name, value)
     later = TrainedRun(run.path, run.trust)
     assert later.predict(path) == [before]
+    with torch.inference_mode():
+        scores = later.classifier(torch.from_numpy(np.asarray(picture("lime")).transpose(2, 0, 1)[None].copy()))
+    assert scores[0].softmax(dim=0).max().item() == pytest.approx(before.probability)
     exported = export(later, "torch")
     assert "the run's for 100 images of random bytes, as its test images cannot be had" in str(exported)
     images = torch.randint(256, (5, 3, 32, 32)).byte()

@@ -24,8 +24,10 @@ def replace_by_longer(longer_dir: Path) -> str:
     run, longer = Run(longer_dir.parent), Run(longer_dir)
     with run.locked(), longer.locked():
         said = _compared(run, longer)
-        for path in run.path.glob("events.out.tfevents.*"):
+        for path in run.path.glob("events.out.tfevents.*"):  # whose points would be drawn twice
             path.unlink()
+        for path in run.path.glob("[0-9]*"):  # TensorBoard's projector
+            shutil.rmtree(path)
         for path in sorted(longer_dir.iterdir(), key=lambda path: path.name == "config.yaml"):
             if path.is_dir():
                 shutil.copytree(path, run.path / path.name, dirs_exist_ok=True)
