@@ -36,7 +36,8 @@ def main(arguments):
     from convnets.results.trained_run import load_run
 
     run = load_run(arguments.run, arguments.trust)
-    answers = list(predict(run, find_pictures(arguments.images), arguments.background))
+    pictures = find_pictures(arguments.images)
+    answers = predict(run.classifier, run.build_datamodule(), pictures, arguments.background)
     print(json.dumps(as_records(answers), indent=2) if arguments.json else f"{run}\n{as_table(answers)}".rstrip())
     refusals = [answer for answer in answers if isinstance(answer, Refusal)]
     for refusal in refusals:

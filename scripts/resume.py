@@ -12,21 +12,33 @@ command.add_argument(
     nargs="*",
     default=[],
     metavar="KEY=VALUE",
-    help="trainer.max_epochs=20 adds epochs to a run (a finished one needs the checkpoint.keep=true it was trained "
-    "with); checkpoint.every_seconds=5 and the like change what decides no result",
+    help="trainer.max_epochs=20 adds epochs to a run; checkpoint.every_seconds=5 and the like change what decides no "
+    "result",
+)
+command.add_argument(
+    "--retrain",
+    action="store_true",
+    help="add epochs to a finished run without checkpoints too: train it again to the same bits, then on",
 )
 command.add_trust()
 
 
 def main(arguments):
     """Load the folder's configuration, and train on."""
+    from convnets.configuration.content import differences
     from convnets.runs.finding import find_run
     from convnets.runs.run import Run
     from convnets.training.extend import extend
+    from convnets.training.retraining import FOLDER, replace_by_longer
     from convnets.training.train import train
 
     run = Run(find_run(arguments.run), arguments.trust)
-    train(extend(run, arguments.changes), run.path)
+    config = extend(run, arguments.changes, arguments.retrain)
+    again = run.result and differences(run.config, config)
+    folder = run.path / FOLDER if again else run.path
+    train(config, folder)
+    if folder.name == FOLDER:
+        print(replace_by_longer(folder))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class Classifier(lightning.LightningModule):
     Nothing is logged by the step: a callback reads `metrics(stage)` once an epoch.
 
     Args:
+        preprocess: turns images as the data set has them, bytes (N, C, H, W), into the network's, which then may be
+            called with either.
         optimizer: called with the parameters.
         schedule: called with the optimizer and the trainer; returns the scheduler as Lightning takes it. None
             keeps the rate.
@@ -69,8 +71,11 @@ class Classifier(lightning.LightningModule):
         schedule: Callable[[Optimizer, lightning.Trainer], dict[str, Any]] | None = None,
         channels_last: bool = True,
         compile: bool | str = False,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.preprocess = preprocess
+        self.logged: dict[str, None] = {}  # names of what callbacks have logged since `History` last asked
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
         step = self.network.forward  # the method: the module would be registered a second time, and saved twice
@@ -93,8 +98,28 @@ class Classifier(lightning.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def log(
+        self, name: str, value: Any, prog_bar: bool = False, logger: bool | None = True, *others: Any, **options: Any
+    ) -> None:
+        """Log a figure of the epoch: its mean (`on_epoch=True`), or what it was in the last step.
+
+        It comes into the epoch's row, which `History` writes to metrics.csv and to the loggers: Lightning itself would
+        write it to these a second time, at the step and not at the epoch. With `logger=False` only callbacks see it.
+        """
+        if logger is not False:
+            self.logged[name] = None
+        super().log(name, value, prog_bar, False, *others, **options)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Score images (N, C, H, W) in [0, 1]: (N, num_classes)."""
+        """Score images (N, C, H, W), the network's input or bytes as the data set has them: (N, num_classes).
+
+        Raises:
+            ValueError: they are bytes, and there is no preprocessing for them.
+        """
+        if images.dtype == torch.uint8:
+            if self.preprocess is None:
+                raise ValueError("This Classifier was made without preprocess, so it takes no bytes: give it floats.")
+            images = self.preprocess(images)
         return self.network(images.to(memory_format=self.memory_format))
 
     def tally(self, stage: str) -> Tally:

@@ -91,9 +91,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows of a file of comma-separated numbers under their names; empty where it is missing or damaged."""
+    """The rows of a file of comma-separated numbers under their names; empty where it is missing or damaged.
+
+    An empty cell is left out.
+    """
     try:
         with path.open() as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    except (OSError, TypeError, ValueError):
+            rows = [*csv.DictReader(file)]
+            return [
+                {name: int(cell) if cell.isdigit() else float(cell) for name, cell in row.items() if cell != ""}
+                for row in rows
+            ]
+    except (OSError, AttributeError, ValueError):
         return []

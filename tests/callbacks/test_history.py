@@ -4,10 +4,13 @@ import math
 import lightning
 import pytest
 import torch
+from omegaconf import OmegaConf
+from support.breaking import EACH_STEP, KEPT, check_breaks_change_nothing, interrupt, pull_the_plug
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convnets.callbacks import read_checkpoint
 from convnets.classifier import Classifier
+from convnets.runs.run import Run
 from convnets.training.train import train
 
 
@@ -82,3 +85,53 @@ def test_an_epochs_row_is_handed_on_wherever_a_callback_stands(small, tmp_path, 
     monkeypatch.setattr(Classifier, "on_fit_start", lambda self: self.trainer.callbacks.insert(place, rows))
     train(small(), tmp_path)
     assert rows.found == [(1, True, 0), (2, True, 1)]
+
+
+class Logs(lightning.Callback):
+    """A user's own: logs in each way that Lightning has, one name from the second epoch on."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        loss = outputs["loss"]
+        self.log("my/mean", loss, on_epoch=True)
+        self.log("my/highest", loss, on_epoch=True, reduce_fx="max")
+        self.log("my/last", loss)
+        if batch_idx == 0:
+            pl_module.log("my/first", loss, on_step=False, on_epoch=True)
+        pl_module.log("unseen", loss, logger=False)
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.log("my/val", 7.0)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.log("my/late", 5.0)
+
+
+LOGS = {"callbacks": {"mine": {"_target_": f"{__name__}.Logs"}}}
+
+
+def test_what_a_callback_logs_is_in_the_row_and_exact_after_breaks(small, tmp_path):
+    config = small("logger=tensorboard", KEPT, EACH_STEP, "trainer.max_epochs=3", "trainer.limit_train_batches=null")
+    config = OmegaConf.merge(config, LOGS)
+    check_breaks_change_nothing(config, tmp_path, {3: pull_the_plug, 11: interrupt, 17: pull_the_plug})
+    run = Run(tmp_path / "broken")
+    first, second, third = run.history
+    for row in run.history:
+        assert row["my/mean"] == pytest.approx(row["train/loss"], rel=1e-6)
+        assert max(row["my/mean"], row["my/last"], row["my/first"]) <= row["my/highest"]
+        assert row["my/val"] == 7
+        assert "unseen" not in row
+    assert ("my/late" in first, second["my/late"], "my/late" in third) == (False, 5, False)
+    assert run.metrics["my/val"] == 7
+    points = EventAccumulator(str(run.path)).Reload().Scalars("my/mean")
+    assert [(point.step, point.value) for point in points] == [
+        (epoch, pytest.approx(row["my/mean"])) for epoch, row in enumerate(run.history, 1)
+    ]
+
+
+def test_a_name_that_the_row_has_is_refused(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(Logs, "on_train_epoch_end", lambda self, *_: self.log("learning_rate", 1.0))
+    with pytest.raises(
+        ValueError, match=r"has logged learning_rate, which metrics\.csv has already: log it by another"
+    ):
+        train(OmegaConf.merge(small("trainer.max_epochs=1"), LOGS), tmp_path)

@@ -17,7 +17,7 @@ from support.waiting import wait_until
 
 from convnets.results.evaluation import as_table, evaluate
 from convnets.results.export import export
-from convnets.results.prediction import as_records, find_pictures, predict
+from convnets.results.prediction import as_records
 from convnets.results.trained_run import TrainedRun as Run
 
 EXACT = "trainer.deterministic=true"
@@ -202,7 +202,7 @@ def test_a_run_can_be_used_here_and_without_a_gpu(train, tmp_path, precision):
     pixels = gzip.decompress(packaged.read_bytes())[16:][: 28 * 28]
     picture = tmp_path / "clothes.png"
     Image.frombytes("L", (28, 28), pixels).save(picture)
-    answers = as_records(list(predict(here, find_pictures([picture]), "auto")))
+    answers = as_records(here.predict(picture))
 
     scripts = {name: str(ROOT / "scripts" / f"{name}.py") for name in ("evaluate", "export", "predict")}
     commands = [

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -21,9 +23,15 @@ def test_an_exported_program_gives_the_runs_scores_from_bytes(small, tmp_path, t
     with torch.inference_mode():
         expected = run.classifier(run.datamodule.to_network_input(images)).numpy()
     if to == "onnx":
-        (scores,) = onnxruntime.InferenceSession(str(path)).run(None, {"images": images.numpy()})
+        session = onnxruntime.InferenceSession(str(path))
+        (scores,) = session.run(None, {"images": images.numpy()})
+        metadata = session.get_modelmeta().custom_metadata_map
     else:
-        scores = torch.export.load(path).module()(images).detach().numpy()
+        metadata = dict.fromkeys(exporting.METADATA, "")
+        scores = torch.export.load(path, extra_files=metadata).module()(images).detach().numpy()
+    assert {name: json.loads(metadata[name]) for name in exporting.METADATA} == {
+        "class_names": list(run.datamodule.class_names), "image_size": 28, "num_channels": 1, "run": "run",
+    }  # fmt: skip
     np.testing.assert_allclose(scores, expected, atol=1e-3 * np.abs(expected).max())
     assert f"{path}: images (N, 1, 28, 28) of bytes to scores (N, 10); the same classes as the run's for 100" in str(
         exported
@@ -41,6 +49,7 @@ def test_the_printed_shapes_are_those_of_the_program(small, tmp_path):
     assert session.get_outputs()[0].shape[1:] == [3]
     said = "images (N, 3, 32, 32) of bytes to scores (N, 3); the same classes as the run's for 12 test images"
     assert said in str(exported)
+    assert "run, as JSON, in onnxruntime's session.get_modelmeta().custom_metadata_map" in str(exported)
 
 
 def test_a_program_that_gives_other_scores_is_not_put_in_place(small, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import convnets
+from convnets.callbacks.history import NOT_METRICS
 from convnets.files import RunFolderError
 from convnets.results.trained_run import TrainedRun as Run
 from convnets.results.trained_run import load_run
@@ -76,8 +77,26 @@ def test_a_loaded_run_has_all_that_a_notebook_needs(outputs):
     assert torch.equal(torch.get_rng_state(), before)  # a notebook's own random numbers stay
     images, labels = next(iter(run.datamodule.test_dataloader()))
     with torch.inference_mode():
-        scores = run.classifier(run.datamodule.to_network_input(images))
+        scores = run.classifier(images)
     assert scores.shape == (len(labels), 10)
+    assert run.history == [{"epoch": 1, **run.metrics, **{key: run.history[0][key] for key in NOT_METRICS}}]
+
+
+def test_a_run_says_what_it_is_and_how_far_it_has_come(outputs):
+    path = outputs / "runs" / "first"
+    accuracy = f"val/accuracy {Run(path).metrics['val/accuracy']:.4f}"
+    assert repr(Run(path)) == (
+        f"TrainedRun outputs/runs/first: lenet on fashion_mnist_sample, done, 1 of 1 epochs, {accuracy}"
+    )
+    (path / "result.json").unlink()
+    run = Run(path)
+    run.set_status("interrupted", epoch=1, num_epochs=1)
+    assert repr(run).endswith(f"interrupted, 1 of 1 epochs, {accuracy}")
+    run.set_status("failed", error="NonFiniteLossError: the training has diverged.")
+    assert repr(run).endswith(f"failed, 1 of 1 epochs, {accuracy}, NonFiniteLossError: the training has diverged.")
+    (path / "config.yaml").write_text("a: [")
+    assert "outputs/runs/first: " in repr(run)
+    assert "config.yaml cannot be read" in repr(run)
 
 
 def test_weights_of_another_network_are_refused(small, tmp_path):

@@ -68,3 +68,11 @@ def everything(path):
         "result": without_times(Run(path).result),
         "points": without_times(points),
     }
+
+
+def check_breaks_change_nothing(config, tmp_path, breaks):
+    """Compare an uninterrupted training with one that each action breaks off in turn: {step: action}."""
+    train(config, tmp_path / "whole")
+    expected = everything(tmp_path / "whole")
+    train_through(config, tmp_path / "broken", breaks)
+    assert everything(tmp_path / "broken") == expected

@@ -22,6 +22,7 @@ from support.breaking import (
     KEPT,
     At,
     PulledPlugError,
+    check_breaks_change_nothing,
     everything,
     interrupt,
     pull_the_plug,
@@ -62,14 +63,6 @@ WAYS = {
 def num_steps(way):
     """The steps of an epoch, as Lightning counts them."""
     return 3 if "several" in way else {"vgg": 4, "res": 3}.get(way[:3], 8)
-
-
-def check_breaks_change_nothing(config, tmp_path, breaks):
-    """Compare an uninterrupted training with one that each action breaks off in turn: {step: action}."""
-    train(config, tmp_path / "whole")
-    expected = everything(tmp_path / "whole")
-    train_through(config, tmp_path / "broken", breaks)
-    assert everything(tmp_path / "broken") == expected
 
 
 @pytest.mark.parametrize("way", [pytest.param(w, marks=pytest.mark.slow) if w == "resnext18" else w for w in WAYS])
@@ -419,10 +412,6 @@ def test_an_extended_training_equals_one_that_was_as_long_from_the_start(small, 
 
 
 def test_a_refused_extension_says_why_and_what_can_be_done(small, tmp_path):
-    train(small(), tmp_path / "gone")
-    with pytest.raises(RunFolderError, match=r"its checkpoints were removed.*init\.from_run="):
-        extend(Run(tmp_path / "gone"), ["trainer.max_epochs=4"])
-    assert Run(tmp_path / "gone").result
     train(small(KEPT, "schedule=cosine"), tmp_path / "planned")
     for change, message in (
         ("trainer.max_epochs=4", r"planned for 2 epochs \(torch\.optim\.lr_scheduler\.CosineAnnealingLR\)"),

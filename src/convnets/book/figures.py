@@ -41,7 +41,7 @@ def draw_all(recipes: Sequence[str], runs_dir: Path, figures_dir: Path) -> list[
         if run := next(finished_runs(recipe, runs_dir), None):
             precision = run.config.trainer.precision
             title = f"{recipe}, seed {run.config.seed}" + ("" if precision == "32-true" else f", {precision}")
-            save({f"{recipe}-curves": plots.training_curves(run.rows(), title)})
+            save({f"{recipe}-curves": plots.training_curves(run.history, title)})
             save(_lenet_pictures(run, title) if recipe == "lenet" else {})
         else:
             what = "curves, filters and feature maps" if recipe == "lenet" else "curves"

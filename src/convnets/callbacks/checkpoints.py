@@ -20,6 +20,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from convnets.callbacks.finite_loss import check_finite
+from convnets.callbacks.history import History
+from convnets.callbacks.logged import LoggedSoFar
 from convnets.classifier import Classifier
 from convnets.files import removal, replacing
 
@@ -210,6 +212,7 @@ class Checkpoints(Checkpoint):
         self.best_epoch = 0
         self.saving_seconds = 0.0
         self.num_saved = 0
+        self._logged = LoggedSoFar()
         self._signals = _Signals()
         self.ended = False  # whether the training came to its end in this process
         self._should_stop = False  # what the checkpoint says that training resumes from
@@ -223,7 +226,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch for signals: not earlier, for Lightning sets handlers of its own. Stop what was to be stopped."""
+        assert isinstance(pl_module, Classifier)
         trainer.should_stop = trainer.should_stop or self._should_stop
+        self._logged.restore(trainer, pl_module)
         self._signals.watch(prints=trainer.is_global_zero)
         self._saved = self._agreed = time.monotonic()
         self._steps_to_agreement, self._steps_since = FIRST_AGREEMENT_STEPS, 0
@@ -236,6 +241,7 @@ class Checkpoints(Checkpoint):
         Not after the epoch's last batch, whose validation would never be run on resuming, and not between the batches
         of one accumulated step, whose gradients are in no checkpoint.
         """
+        self._logged.join(trainer)
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         due = int(time.monotonic() - self._saved >= self.every_seconds)
@@ -260,8 +266,10 @@ class Checkpoints(Checkpoint):
         return received, due
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the epoch; of equally good epochs the first is the best."""
+        """Have the epoch's row written, then save the epoch; of equally good epochs the first is the best."""
         assert isinstance(pl_module, Classifier)
+        History.of(trainer).end_epoch(trainer, pl_module)
+        self._logged = LoggedSoFar()
         if self.keep_best and (accuracy := pl_module.metrics("val")["val/accuracy"]) > self.best_accuracy:
             self.best_accuracy = accuracy
             self.best_epoch = trainer.current_epoch + 1
@@ -299,7 +307,8 @@ class Checkpoints(Checkpoint):
             name: trainer.strategy.all_gather(cast(Tensor, value)).reshape(trainer.world_size).tolist()
             for name, value in pl_module.train_tally.metric_state.items()
         }
-        own = {"format": FORMAT, "train_tally": gathered, "should_stop": trainer.should_stop}
+        logged = self._logged.state(trainer, pl_module)
+        own = {"format": FORMAT, "train_tally": gathered, "logged": logged, "should_stop": trainer.should_stop}
         checkpoint["convnets"] = {**own, **_circumstances(trainer)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -313,6 +322,7 @@ class Checkpoints(Checkpoint):
                     "those of a training without interruption.", name, written[name], value,
                 )  # fmt: skip
         self._should_stop = written.get("should_stop", False)
+        self._logged.load(written.get("logged"), trainer.global_rank)
         for name, values in written["train_tally"].items():
             getattr(pl_module.train_tally, name).fill_(values[trainer.global_rank])
 

@@ -16,12 +16,18 @@ from convnets.text import as_csv
 Row = dict[str, float]
 
 
+# What a row holds beside metrics.
+TIMES = ("train_seconds", "epoch_seconds", "images_per_second")
+NOT_METRICS = ("epoch", "learning_rate", *TIMES)
+
+
 class History(Callback):
     """Writes one row an epoch: to metrics.csv, to the loggers (whose step is the epoch), and to `rows`.
 
     A row holds epoch (1 is the first), loss and accuracy of training and validation, the learning rate of the epoch's
-    last step, seconds of training and of the whole epoch, and training images per second. Monitoring callbacks of
-    Lightning, such as EarlyStopping, find the metrics under the same names.
+    last step, seconds of training and of the whole epoch, training images per second, and what callbacks logged in the
+    epoch by `self.log` or `pl_module.log`. Monitoring callbacks of Lightning, such as EarlyStopping, find the metrics
+    under the same names.
 
     Any callback may define `on_epoch_row(trainer, classifier, row)`. It is called on every rank, wherever the callback
     stands in the trainer's list, once the row is in metrics.csv and before the epoch's checkpoint is written.
@@ -83,19 +89,37 @@ class History(Callback):
         pl_module.log_dict(pl_module.metrics("val"), logger=False, sync_dist=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the epoch's row, then hand it on."""
+        """Publish the training metrics to monitoring callbacks."""
         assert isinstance(pl_module, Classifier)
-        training = pl_module.metrics("train")
-        pl_module.log_dict(training, logger=False, sync_dist=True)
+        pl_module.log_dict(pl_module.metrics("train"), logger=False, sync_dist=True)
+
+    def logged(self, trainer: Trainer, classifier: Classifier) -> Row:
+        """What callbacks have logged since this was last asked, in the order of the names."""
+        names, classifier.logged = classifier.logged, {}
+        found = trainer.callback_metrics
+        return {name: float(found[name]) for name in sorted(names) if name in found}
+
+    def end_epoch(self, trainer: Trainer, classifier: Classifier) -> None:
+        """Write the epoch's row, then hand it on. `Checkpoints` calls this once all other callbacks have logged.
+
+        Raises:
+            ValueError: a callback has logged under a name that the row has.
+        """
         row: Row = {
             "epoch": trainer.current_epoch + 1,
-            **training,
-            **pl_module.metrics("val"),
+            **classifier.metrics("train"),
+            **classifier.metrics("val"),
             "learning_rate": self._learning_rate,
             "train_seconds": self._train_seconds,
             "epoch_seconds": time.perf_counter() - self._epoch_started,
             "images_per_second": self._num_images / self._train_seconds,
         }
+        logged = self.logged(trainer, classifier)
+        if taken := sorted(row.keys() & logged.keys()):
+            raise ValueError(
+                f"A callback has logged {taken[0]}, which metrics.csv has already: log it by another name."
+            )
+        row.update(logged)
         self.rows.append(row)
         for logger in trainer.loggers:
             logger.log_metrics({key: value for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
@@ -105,7 +129,7 @@ class History(Callback):
             self._write()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if (on_epoch_row := getattr(callback, "on_epoch_row", None)) is not None:
-                on_epoch_row(trainer, pl_module, row)
+                on_epoch_row(trainer, classifier, row)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the test metrics, which cannot be reduced over ranks once the trainer has left the device."""
@@ -119,7 +143,8 @@ class History(Callback):
         if not self.rows:
             self.csv_path.unlink(missing_ok=True)
             return
-        write_atomically(self.csv_path, as_csv(list(self.rows[0]), [[*row.values()] for row in self.rows]))
+        columns = [*dict.fromkeys(name for row in self.rows for name in row)]
+        write_atomically(self.csv_path, as_csv(columns, [[row.get(name) for name in columns] for row in self.rows]))
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, and the time they took."""

@@ -142,7 +142,7 @@ def _draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
     name = metric.replace("test/", "val/")
     for rank, group in reversed([*enumerate(groups[:NUM_COLORED])]):
         by_epoch = defaultdict(list)
-        for row in (row for run in group.runs for row in run.rows() if name in row):
+        for row in (row for run in group.runs for row in run.history if name in row):
             by_epoch[row["epoch"]].append(row[name])
         if by_epoch:
             epochs, values = zip(*sorted(by_epoch.items()), strict=True)

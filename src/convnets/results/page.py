@@ -72,7 +72,7 @@ def _closer_look(group: Group, metric: str) -> dict[str, Any]:
     """One run of the group: its curves, and what it gets wrong."""
     run = TrainedRun(min(run.path for run in group.runs))
     pictures, error = [], None
-    if rows := run.rows():
+    if rows := run.history:
         curves = plots.training_curves(rows, group.label)
         pictures.append((_encoded(curves), "Losses and validation accuracy by the epoch."))
     try:

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -11,6 +11,7 @@ import torch
 from convnets.classifier import Classifier
 from convnets.data import ImageDataModule
 from convnets.files import RunFolderError
+from convnets.results.prediction import Images, Prediction, Refusal, predict
 from convnets.runs.finding import find_run
 from convnets.runs.run import Run
 from convnets.runs.sources import changed_sources
@@ -22,12 +23,26 @@ log = logging.getLogger(__name__)
 class TrainedRun(Run):
     """A run whose network and images are built when they are first asked for."""
 
+    def build_datamodule(self) -> ImageDataModule:
+        """The run's set without its images, which may be gone: its classes and the preparation of images."""
+        datamodule = build_datamodule(self.config)
+        datamodule.take_facts(self.facts)
+        return datamodule
+
     @functools.cached_property
     def datamodule(self) -> ImageDataModule:
-        """The run's images, read into memory."""
-        datamodule = build_datamodule(self.config)
+        """The run's images, read into memory.
+
+        Raises:
+            RunFolderError: they are of other classes than those that it was trained on.
+        """
+        datamodule = self.build_datamodule()
         datamodule.prepare_data()
         datamodule.setup()
+        if changed := self.changed_images(facts := datamodule.facts()):
+            if facts["class_names"] != self.facts["class_names"]:
+                raise RunFolderError(changed)
+            log.warning("%s", changed)
         return datamodule
 
     @functools.cached_property
@@ -43,12 +58,29 @@ class TrainedRun(Run):
         if changed := changed_sources(self.path, self.stored_config):
             log.warning("%s was trained by other code than there is now: %s.", self, ", ".join(changed))
         with torch.random.fork_rng(devices=[]):  # building draws the weights that are replaced here
-            classifier = build_classifier(self.config, build_datamodule(self.config))
+            classifier = build_classifier(self.config, self.build_datamodule())
         try:
             classifier.network.load_state_dict(safetensors.torch.load_file(path))
         except (RuntimeError, safetensors.SafetensorError) as error:
             raise RunFolderError(f"{path} does not hold the weights of {self}/config.yaml: {error}") from error
         return classifier.eval()
+
+    def predict(self, images: Images | Iterable[Images], background: str = "auto") -> list[Prediction]:
+        """What each image is taken for: arrays of bytes, tensors, PIL images, files, or several of them.
+
+        For the shapes that arrays may have, and what is done with a picture, see `convnets.results.prediction.predict`.
+
+        Args:
+            background: of pictures for Fashion-MNIST, "black" or "white"; "auto" takes what most of the border is.
+
+        Raises:
+            ValueError: one is no image, or there is no telling what the axes of an array are.
+        """
+        answers = predict(self.classifier, self.build_datamodule(), images, background)
+        for answer in answers:
+            if isinstance(answer, Refusal):
+                raise ValueError(f"{answer.path or 'An image'}: {answer.reason}.")
+        return [answer for answer in answers if isinstance(answer, Prediction)]
 
 
 def load_run(run: str | Path, trust: Sequence[str] = ()) -> TrainedRun:

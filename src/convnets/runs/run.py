@@ -46,6 +46,17 @@ class Run:
     def __str__(self) -> str:
         return shown(self.path)
 
+    def __repr__(self) -> str:
+        """What the run is and how far it has come, whatever its folder holds."""
+        read = read_run(self.path)
+        if not read.settings:
+            return f"{type(self).__name__} {self}: {read.error or read.state}"
+        epochs = f"{read.epoch} of {read.setting('trainer.max_epochs')} epochs"
+        parts = [f"{read.setting('model')} on {read.setting('data')}", read.state, epochs]
+        if (accuracy := read.latest("val/accuracy")) is not None:
+            parts.append(f"val/accuracy {accuracy:.4f}")
+        return f"{type(self).__name__} {self}: {', '.join([*parts, *filter(None, [read.error])])}"
+
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder; see `convnets.runs.lock.locked`."""
         return locked(self.path)
@@ -136,6 +147,21 @@ class Run:
         return self._read(RECORD)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """The content of data.json: what its images are; empty in a run from before there was such a file."""
+        return self._read("data.json")
+
+    def save_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write data.json."""
+        write_atomically(self.path / "data.json", json.dumps(facts, indent=2) + "\n")
+
+    def changed_images(self, facts: Mapping[str, Any]) -> str:
+        """How the images differ from those that the run began with, in words; empty where they are the same."""
+        keys = [key for key in ("class_names", "num_images", "digest") if self.facts and facts[key] != self.facts[key]]
+        found = ", ".join(f"{key} was {self.facts[key]} and is {facts[key]}" for key in keys)
+        return found and f"The images of {self} have changed since it began: {found}."
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The final metrics, such as `val/accuracy`; empty where the run has not finished."""
         return self.result.get("metrics", {})
@@ -189,7 +215,8 @@ class Run:
         protocol = self.result.get("validated_on", "holdout" if self.values.get("data.holdout") else "test split")
         return protocol == "test split"
 
-    def rows(self) -> list[dict[str, float]]:
+    @property
+    def history(self) -> list[dict[str, float]]:
         """The rows of metrics.csv, one an epoch; empty where it has none."""
         return read_table(self.path / "metrics.csv")
 

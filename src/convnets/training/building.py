@@ -65,6 +65,8 @@ def build_classifier(config: DictConfig, datamodule: ImageDataModule) -> Classif
         _build_schedule(config, datamodule),
         channels_last=config.channels_last,
         compile=config.compile,
+        # An average of the weights copies the classifier: the method would be copied with all images.
+        preprocess=lambda images: datamodule.to_network_input(images),
     )
 
 

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from convnets.callbacks import CheckpointError, Checkpoints, History, Interrupted, read_checkpoint
+from convnets.callbacks.history import NOT_METRICS
 from convnets.classifier import Classifier
 from convnets.configuration.content import changing_callbacks, content_hash
 from convnets.dashboard import Dashboard
@@ -59,7 +60,7 @@ def conclude(
     chosen = rows[-1]
     if changing_callbacks(config):  # they may change the weights after the last validation, as an average does
         trainer.validate(classifier, datamodule=datamodule, verbose=False)
-        chosen = {**chosen, **classifier.metrics("val")}
+        chosen = {**chosen, **classifier.metrics("val"), **history.logged(trainer, classifier)}
     test_metrics = {}
     if config.data.holdout > 0:
         best = rows[checkpoints.best_epoch - 1]
@@ -67,7 +68,7 @@ def conclude(
             chosen = best
             classifier.load_state_dict(_best_weights(checkpoints, run))
         trainer.test(classifier, datamodule=datamodule, verbose=False)
-        test_metrics = history.test_metrics
+        test_metrics = history.test_metrics | history.logged(trainer, classifier)
     if not trainer.is_global_zero:
         return {}
     (run.path / "hparams.yaml").unlink(missing_ok=True)  # TensorBoardLogger's, and always empty: config.yaml has it all
@@ -76,7 +77,7 @@ def conclude(
     write_curves(rows, curves_title(config.model.name, datamodule), run.path)
     plain: Any = OmegaConf.to_container(config)
     result = {
-        "metrics": {name: value for name, value in chosen.items() if "/" in name} | test_metrics,
+        "metrics": {name: value for name, value in chosen.items() if name not in NOT_METRICS} | test_metrics,
         "weights_of_epoch": int(chosen["epoch"]),
         "epochs": len(rows),
         "ended_early": _why_ended_early(trainer, len(rows)),

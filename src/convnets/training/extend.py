@@ -1,5 +1,6 @@
 """Continue a run with changes: more epochs, or other values of keys that do not decide its result."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from convnets.configuration.shell import override, script
 from convnets.files import RunFolderError
 from convnets.runs.run import Run
 from convnets.runs.sources import check_code
+from convnets.text import count, duration
 from convnets.training.schedule import plans_steps
 
 # Callbacks that do the same whatever the number of epochs.
@@ -23,14 +25,15 @@ INDEPENDENT_OF_EPOCHS = ("lightning.pytorch.callbacks.EarlyStopping",)
 SOURCES_OF_OTHERS = ("model.lr", "init.from_run")
 
 
-def extend(run: Run, changes: Sequence[str]) -> DictConfig:
+def extend(run: Run, changes: Sequence[str], retrain: bool = False) -> DictConfig:
     """Return the run's configuration with changes (KEY=VALUE) that do not decide its result, or with more epochs.
 
-    With more epochs, a finished run becomes an unfinished one.
+    With more epochs, a finished run becomes an unfinished one if its checkpoints were kept. One without checkpoints
+    stays as it is, to be trained again: see `convnets.training.retraining`.
 
     Raises:
         ConfigurationError: a change would make another run of it.
-        RunFolderError: the run is finished, and its checkpoints were removed.
+        RunFolderError: the run is finished, its checkpoints were removed, and it is not to be trained again.
     """
     stored = run.config
     config = _changed(stored, changes)
@@ -66,14 +69,19 @@ def extend(run: Run, changes: Sequence[str]) -> DictConfig:
         )
     with run.locked():
         check_code(run.path, config)
-        if run.result and not (run.path / "checkpoints" / "last.ckpt").exists():
+        from_the_start = run.result and not (run.path / "checkpoints" / "last.ckpt").exists()
+        if from_the_start and not retrain:
+            seconds = run.result["seconds"] / run.epoch * more
+            command = " ".join([run.resume_command(), *map(shlex.quote, changes), "--retrain"])
             raise RunFolderError(
-                f"{run} is finished, and its checkpoints were removed: it would have to be trained with "
-                f"checkpoint.keep=true to be extended. {way_out}"
+                f"{run} is finished, and its checkpoints were removed: its {count(run.epoch, 'epoch')} would be "
+                f"trained again to the same bits, and {more - epochs} more, in about {duration(seconds)} by what they "
+                f"took. To do so: {command}\n{way_out}"
             )
         config.expected = None  # the published accuracy was that of the shorter training
         config["changes"] = sorted({*config.get("changes", []), "trainer.max_epochs"})
-        run.reopen(config)
+        if not from_the_start:
+            run.reopen(config)
     return config
 
 

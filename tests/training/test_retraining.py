@@ -1,0 +1,61 @@
+"""A finished run without checkpoints gets more epochs: it is trained again to the same bits, then on."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from support.breaking import At, PulledPlugError, pull_the_plug, without_times
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from convnets.files import RunFolderError
+from convnets.runs.run import Run
+from convnets.training.extend import extend
+from convnets.training.retraining import FOLDER, replace_by_longer
+from convnets.training.train import train
+
+
+def contents(path):
+    """What a longer training leaves, but for times."""
+    points = EventAccumulator(str(path)).Reload().Scalars("train/loss")
+    return {
+        "weights": (path / "weights.safetensors").read_bytes(),
+        "rows": [without_times(row) for row in Run(path).history],
+        "result": without_times(Run(path).result),
+        "points": [(point.step, point.value) for point in points],
+    }
+
+
+def test_a_retrained_run_equals_one_that_was_as_long_from_the_start(small, tmp_path):
+    run = Run(tmp_path / "my run")
+    train(small("logger=tensorboard"), run.path)
+    train(small("logger=tensorboard", "trainer.max_epochs=4"), tmp_path / "whole")
+    before = contents(run.path)
+    with pytest.raises(
+        RunFolderError, match=r"its 2 epochs would be trained again .* and 2 more, in about \d"
+    ) as refused:
+        extend(run, ["trainer.max_epochs=4"])
+    config = extend(run, ["trainer.max_epochs=4"], retrain=True)
+    with pytest.raises(PulledPlugError):
+        train(config, run.path / FOLDER, [At(5, pull_the_plug)])
+    assert contents(run.path) == before
+    assert extend(run, []) == run.config  # still the run of two epochs
+    command = re.search("To do so: (.*)", str(refused.value))[1]
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert "going on after epoch 1, at step 3" in done.stdout + done.stderr
+    assert done.stdout.endswith("my run has 4 epochs now. The first 2 came out as before, to the last digit.\n")
+    assert contents(run.path) == contents(tmp_path / "whole")
+    assert not (run.path / FOLDER).exists()
+
+
+def test_first_epochs_that_come_out_otherwise_are_told(small, tmp_path):
+    run = Run(tmp_path / "run")
+    train(small("trainer.max_epochs=1"), run.path)
+    shutil.copytree(run.path, tmp_path / FOLDER)
+    shutil.move(tmp_path / FOLDER, run.path)
+    (loss,) = (row["val/loss"] for row in run.history)
+    csv = run.path / "metrics.csv"
+    csv.write_text(csv.read_text().replace(str(loss), "2.5"))
+    assert f"But they are not the same bits: val/loss of epoch 1 was 2.5 and came out as {loss}, as it may with" in (
+        replace_by_longer(run.path / FOLDER)
+    )
