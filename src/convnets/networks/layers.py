@@ -48,7 +48,7 @@ def activated(
 def large_stem(
     in_channels: int, channels: int, stem: Stem, norm: Norm, activation: Activation, padding_mode: PaddingMode
 ) -> nn.Sequential:
-    """The first layers of ResNet, DenseNet and GoogLeNet: they quarter the image, or with stem "small" keep its size."""
+    """The first layers of ResNet, DenseNet and GoogLeNet: they quarter the image; stem "small" keeps its size."""
     after = activated(channels, norm, activation)
     if stem == "small":
         return SmallStem(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, padding_mode=padding_mode), *after)
@@ -71,14 +71,14 @@ def fitted_side(name: str, layers: Iterable[nn.Module], image_size: int, way_out
     Raises:
         ValueError: the image is too small for a window or for its padding; the error names the smallest that is not.
     """
-    windows = [
-        module for layer in layers for module in layer.modules() if isinstance(module, (nn.Conv2d, *POOLINGS.values()))
-    ]
+    modules = [module for layer in layers for module in layer.modules()]
+    windows = [module for module in modules if isinstance(module, (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d))]
     if side := _side_after(windows, image_size):
         return side
     smallest = next(size for size in itertools.count(image_size + 1) if _side_after(windows, size))
     raise ValueError(
-        f"{name} needs images of at least {smallest} pixels, got {image_size}: set data.resize={smallest} or more{way_out}."
+        f"{name} needs images of at least {smallest} pixels, got {image_size}: "
+        f"set data.resize={smallest} or more{way_out}."
     )
 
 

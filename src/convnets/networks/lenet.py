@@ -1,6 +1,6 @@
-"""LeNet, as in Dive into Deep Learning 7.6, and its variants: with batch norm (8.5), wider, deeper, with other pooling."""
+"""LeNet, as in Dive into Deep Learning 7.6, and its variants: with batch norm (8.5), wider, deeper, other pooling."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import nn
@@ -8,10 +8,17 @@ from torch import nn
 from convnets.networks.layers import POOLINGS, Activation, Norm, PaddingMode, Pooling, activated, fitted_side
 
 LeNetNorm = Norm | Literal["batch_convolutions", "batch_dense"]
+NORMS: Mapping[str, tuple[Norm, Norm]] = {  # of the convolutions, and of the dense layers
+    "none": ("none", "none"),
+    "batch": ("batch", "batch"),
+    "batch_after": ("batch_after", "batch_after"),
+    "batch_convolutions": ("batch", "none"),
+    "batch_dense": ("none", "batch"),
+}
 
 
 class LeNet(nn.Sequential):
-    """Convolutions, each with pooling, then dense layers. The shapes beside the layers are the default's of a 28x28 image.
+    """Convolutions, each with pooling, then dense layers. The shapes are the default's of a 28x28 image.
 
     Takes images (N, in_channels, image_size, image_size) in [0, 1] and returns scores (N, num_classes).
 
@@ -43,9 +50,7 @@ class LeNet(nn.Sequential):
         pooling: Pooling = "avg",
         norm: LeNetNorm = "none",
     ) -> None:
-        of_convolutions, of_dense = {"batch_convolutions": ("batch", "none"), "batch_dense": ("none", "batch")}.get(
-            norm, (norm, norm)
-        )
+        of_convolutions, of_dense = NORMS[norm]
         padding = kernel_size // 2 if padding is None else padding
         layers: list[nn.Module] = []
         for width in channels:
