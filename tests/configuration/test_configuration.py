@@ -4,6 +4,7 @@ import re
 
 import hydra
 import pytest
+import torch
 import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -41,13 +42,14 @@ CHOICES = {
 SINGLE = [f"{group}={choice}" for group, choices in CHOICES.items() for choice in choices]
 
 
-@pytest.mark.parametrize("override", [item for item in SINGLE if item not in ("trainer=gpu", "model=vgg11")])
+@pytest.mark.parametrize("override", [item for item in SINGLE if item != "trainer=gpu"])
 def test_every_shipped_choice_composes_and_its_arguments_bind(override, compose, tmp_path):
     config = compose("trainer=cpu", override)
     assert name(override).startswith(config.model.name)
     datamodule = build_datamodule(config)
     trainer = build_trainer(config, tmp_path)
-    classifier = build_classifier(config, datamodule)
+    with torch.device("meta"):
+        classifier = build_classifier(config, datamodule)
     optimizer = classifier.optimizer(classifier.parameters())
     assert optimizer.defaults["lr"] == config.model.lr
     if config.schedule._target_ is None:
@@ -64,7 +66,11 @@ def every(group):
     return [f"{group}={choice}" for choice in CHOICES[group]]
 
 
-@pytest.mark.parametrize("overrides", list(itertools.product(every("model"), every("optimizer"), every("schedule"))))
+OF_EACH_MODEL = itertools.product(every("model"), every("optimizer"), ["schedule=constant"])
+OF_ONE = itertools.product(["model=lenet"], every("optimizer"), every("schedule"))
+
+
+@pytest.mark.parametrize("overrides", [*OF_EACH_MODEL, *OF_ONE])
 def test_choices_combine(overrides):
     assert name(*overrides).startswith(overrides[0].split("=")[1])
 
@@ -77,9 +83,9 @@ assert EXPERIMENTS  # of none, pytest would test nothing
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_compose_and_know_their_band(experiment):
-    published = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())["expected"]
+    published = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text()).get("expected")
     assert band(f"experiment={experiment}", "seed=3") == published
-    assert published[0] < published[1]
+    assert published is None or published[0] < published[1]
 
 
 @pytest.mark.parametrize(
