@@ -6,6 +6,7 @@ import hydra
 import pytest
 import torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from support.repository import CONF, hydra_context
@@ -82,10 +83,38 @@ assert EXPERIMENTS  # of none, pytest would test nothing
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiments_compose_and_know_their_band(experiment):
+def test_experiments_compose_and_know_their_band(experiment, compose):
     published = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text()).get("expected")
     assert band(f"experiment={experiment}", "seed=3") == published
     assert published is None or published[0] < published[1]
+    config = compose(f"experiment={experiment}")
+    with torch.device("meta"):
+        assert build_classifier(config, build_datamodule(config)).network
+
+
+EXERCISES = sorted(path.stem for path in (CONF / "sweep" / "exercise").glob("*.yaml"))
+assert EXERCISES
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_the_last_job_of_an_exercises_sweep_composes_and_its_network_can_be_built(exercise, compose):
+    sweep = yaml.safe_load((CONF / "sweep" / "exercise" / f"{exercise}.yaml").read_text())
+    swept = [f"{key}={values}" for key, values in sweep["hydra"]["sweeper"]["params"].items()]
+    last = [[*item.sweep_string_iterator()][-1] for item in OverridesParser.create().parse_overrides(swept)]
+    job = [f"{item.partition('=')[0]}={value}" for item, value in zip(swept, last, strict=True)]
+    model = [f"model={default['override /model']}" for default in sweep.get("defaults", ())]
+    config = compose(f"sweep=exercise/{exercise}", *model, *job)
+    assert config.data.holdout == 5000
+    with torch.device("meta"):
+        assert build_classifier(config, build_datamodule(config)).network
+
+
+def test_sweeps_and_experiments_say_what_they_ask_how_long_it_takes_and_the_command():
+    for group in ("experiment", "sweep"):
+        for path in (CONF / group / "exercise").glob("*.yaml"):
+            comment = [line for line in path.read_text().splitlines()[1:] if line.startswith("# ")]
+            assert "on one core" in " ".join(comment)
+            assert comment[-1].split("   (")[0] == f"#   python scripts/train.py {group}=exercise/{path.stem}"
 
 
 @pytest.mark.parametrize(
