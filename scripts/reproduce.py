@@ -8,7 +8,9 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: make the environment with `make env`, enter it with `. .venv/bin/activate`.") from None
 
 RUNS_DIR, FIGURES_DIR = Path("outputs/runs"), Path("outputs/figures")
-RECIPES = ("lenet", "vgg", "resnet18")  # of conf/experiment/book
+RECIPES = (  # of conf/experiment/book
+    *("lenet", "alexnet", "vgg", "nin", "googlenet", "bn_lenet", "resnet18", "densenet", "regnet"),
+)
 
 command = Command(
     __doc__, epilog="Exit code 0 only when every value is the book's and no recipe is below the book's range."
@@ -16,7 +18,7 @@ command = Command(
 command.add_count("--seeds", "seeds to train each recipe with (5)")
 command.add_argument("--figures", action="store_true", help="draw the pictures into outputs/figures")
 command.add_overrides(
-    "sections (7.5), recipes (lenet, vgg, resnet18, all), changes to the recipes (trainer.precision=bf16-mixed); "
+    "sections (7.5), recipes (lenet, alexnet, ..., all), changes to the recipes (trainer.precision=bf16-mixed); "
     "by default every section's values",
     metavar="what",
 )

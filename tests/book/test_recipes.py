@@ -53,7 +53,7 @@ def test_a_plan_trains_what_is_missing_and_only_that(tmp_path, monkeypatch):
     assert "training the other 2 takes about 14.0 s" in plan.cost()
     assert plan.published is None
     first = plan.carry_out()
-    assert (len(first.accuracies), first.verdict) == (2, "not the book's recipe, so not compared")
+    assert (len(first.accuracies), first.verdict) == (2, "nothing published to compare with")
     assert len(list(tmp_path.iterdir())) == 2
 
     more = Plan("lenet", 3, QUICK, tmp_path)
@@ -70,6 +70,10 @@ def test_the_published_range_stands_also_where_the_recipe_is_changed():
     plan = Plan("resnet18", 1, ["trainer.precision=bf16-mixed"], CONF)
     assert plan.published == (0.899, 0.919)
     assert plan.recipe == "resnet18 trainer.precision=bf16-mixed"
+
+
+def test_a_recipe_without_a_published_range_is_not_compared():
+    assert Plan("densenet", 1, [], CONF).published is None
 
 
 @pytest.mark.parametrize("override", ["seed=3", "run_name=mine", "data.seed=1"])

@@ -6,6 +6,7 @@ from support.repository import CONF, hydra_context
 
 from convnets.configuration.content import (
     LIMITS,
+    NO_OPTION,
     NOT_CONTENT,
     WATCHERS,
     content,
@@ -122,6 +123,25 @@ OTHER = [
     (["optimizer.lr=0.3"], []),
     (["schedule=onecycle", "schedule.max_lr=0.7"], ["schedule=onecycle"]),
 ]
+
+
+HASHES = {  # of November 2026, before networks had these options: folders of runs are named so
+    "lenet": "f8441c20",
+    "vgg": "0017d446",
+    "vgg11": "c0384194",
+    "resnet18": "cbdfa59b",
+    "resnext18": "3012d666",
+}
+
+
+@pytest.mark.parametrize("model", HASHES)
+def test_an_option_that_older_runs_lack_has_the_value_that_they_meant(model, compose):
+    config = as_plain(compose(f"model={model}"))
+    assert content_hash(config) == HASHES[model]
+    for option in NO_OPTION[config["model"]["_target_"]]:
+        older = without(config, f"model.{option}")
+        assert content_hash(older) == HASHES[model]
+        assert differences(replaced(config, f"model.{option}", "other"), older).keys() == {f"model.{option}"}
 
 
 @pytest.mark.parametrize("scheduler", ["StepLR", "OneCycleLR", "ReduceLROnPlateau"])

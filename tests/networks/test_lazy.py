@@ -82,7 +82,7 @@ def own(small):
 
     def own(network, *overrides):
         config = small(*overrides)
-        for key in ("activation", "padding_mode"):
+        for key in {*config.model} - {"name", "lr", "image_size", "_target_"}:
             config.model.pop(key)
         config.model._target_ = target(network)
         return config

@@ -6,10 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convnets.networks import VGG, LeNet, ResNet18, ResNeXt18, as_table, summarize
+from convnets.networks import (
+    VGG,
+    AlexNet,
+    DenseBlock,
+    DenseNet,
+    GoogLeNet,
+    Inception,
+    LeNet,
+    NiN,
+    RegNet,
+    ResNet18,
+    ResNeXt18,
+    as_table,
+    summarize,
+)
 from convnets.networks.summary import UNKNOWN, WHOLE_IMAGE
 
-NETWORKS = [(LeNet, 28), (VGG, 224), (ResNet18, 96), (ResNeXt18, 96), (ResNet18, 64)]
+NETWORKS = [
+    *((LeNet, 28), (VGG, 224), (ResNet18, 96), (ResNeXt18, 96), (ResNet18, 64)),
+    *((AlexNet, 224), (NiN, 224), (GoogLeNet, 96), (DenseNet, 96), (RegNet, 96)),
+]
 
 
 @pytest.mark.parametrize(("build", "size"), NETWORKS)
@@ -19,7 +36,8 @@ def test_totals_are_the_networks(build, size):
     whole, *layers = summarize(network, size)
     assert whole.num_parameters == sum(parameter.numel() for parameter in network.parameters())
     by_hand = 0
-    for line, module in zip([whole, *layers], network.modules(), strict=True):
+    called = [module for module in network.modules() if not isinstance(module, nn.ModuleList)]
+    for line, module in zip([whole, *layers], called, strict=True):
         if isinstance(module, (nn.Conv2d, nn.Linear)):  # the book's 7.4.4: outputs times what each is summed over
             assert line.multiply_adds == math.prod(line.shape) * module.weight[0].numel()
             by_hand += line.multiply_adds
@@ -110,6 +128,8 @@ FUNCTIONS = {
     "space to channels": (stem(), lambda x: F.pixel_unshuffle(x, 1), conv(4, 2, 3)),
     "adaptive": (lambda x: F.adaptive_avg_pool2d(x, 50), conv(1, 2, 3)),
     "flattened and back": (stem(), lambda x: x.flatten(2).unflatten(2, (50, 50)), conv(4, 2, 3)),
+    "dense block": (stem(), DenseBlock(2, 4, growth=3), conv(10, 2, 3)),
+    "inception": (stem(), Inception(4, (1, (2, 2), (2, 3), 1)), conv(7, 2, 3)),
     "einsum": (stem(), lambda x: torch.einsum("nchw,dc->ndhw", x, kernel(3, 4)), conv(3, 2, 3)),
 }
 
@@ -146,21 +166,6 @@ def test_what_is_not_known_is_not_guessed():
     lines = summarize(Functional(stem(), lambda x: x.cumsum(2), conv(4, 2, 3)), 100)
     assert [line.receptive_field for line in lines] == [UNKNOWN, 7, UNKNOWN]
     assert " ? " in as_table(lines, 1)
-
-
-class Inception(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = conv(1, 4, 3)
-        self.branches = nn.ModuleList([conv(4, 4, 1), conv(4, 4, 5, padding=2), nn.AvgPool2d(9, 1, padding=4)])
-
-    def forward(self, images):
-        x = self.stem(images).relu()
-        return torch.cat([branch(x) for branch in self.branches], dim=1)
-
-
-def test_the_widest_branch_after_a_function_counts_from_the_stem_on():
-    assert [line.receptive_field for line in summarize(Inception(), 28)] == [11, 3, 3, 7, 11]
 
 
 def test_functions_arithmetic_is_counted():

@@ -1,8 +1,9 @@
-"""Every value that sections 7.1-7.6, 8.2 and 8.6 compute or print, beside what comes out here.
+"""Every value that sections 7.1-7.6 and 8.1-8.8 compute or print, beside what comes out here.
 
 Where the scanned notes contradict their own printed output, the printed output is the book's value.
 """
 
+import functools
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -25,7 +26,22 @@ from convnets.book.operations import (
     learn_kernel,
     pool2d,
 )
-from convnets.networks import VGG, VGG11_BLOCKS, LeNet, Residual, ResNet18, summarize
+from convnets.networks import (
+    VGG,
+    VGG11_BLOCKS,
+    AlexNet,
+    DenseBlock,
+    DenseNet,
+    GoogLeNet,
+    Inception,
+    LeNet,
+    NiN,
+    RegNet,
+    Residual,
+    ResNet18,
+    summarize,
+    transition,
+)
 
 
 @dataclass(frozen=True)
@@ -406,7 +422,7 @@ def _() -> list[bool]:
     ]
 
 
-# ---- 7.6, 8.2 and 8.6 The networks
+# ---- 7.6 and chapter 8: the networks, layer by layer
 
 
 def layers(network: nn.Module, image_size: int) -> list[str]:
@@ -420,50 +436,171 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@listing(
-    "7.6",
-    "LeNet, layer by layer",
-    [
-        *("Conv2d 6x28x28", "Sigmoid 6x28x28", "AvgPool2d 6x14x14"),
-        *("Conv2d 16x10x10", "Sigmoid 16x10x10", "AvgPool2d 16x5x5"),
-        *("Flatten 400", "Linear 120", "Sigmoid 120", "Linear 84", "Sigmoid 84", "Linear 10"),
-    ],
-)
-def _() -> list[str]:
-    return layers(LeNet(), 28)
+@dataclass(frozen=True)
+class BookNetwork:
+    """A network of the book, with the layers and their outputs, and the number of parameters, that it lists."""
 
-
-@listing("7.6", "LeNet's parameters", 61_706)
-def _() -> int:
-    return num_parameters(LeNet())
+    section: str
+    name: str
+    build: Callable[[], nn.Module]
+    image_size: int
+    unit: str
+    layers: list[str]
+    num_parameters: int
 
 
 DENSE_HEAD = ["Linear 4096", "ReLU 4096", "Dropout 4096", "Linear 4096", "ReLU 4096", "Dropout 4096", "Linear 10"]
+NETWORKS = [
+    BookNetwork(
+        "7.6", "LeNet", LeNet, 28, "layer",
+        [
+            *("Conv2d 6x28x28", "Sigmoid 6x28x28", "AvgPool2d 6x14x14"),
+            *("Conv2d 16x10x10", "Sigmoid 16x10x10", "AvgPool2d 16x5x5"),
+            *("Flatten 400", "Linear 120", "Sigmoid 120", "Linear 84", "Sigmoid 84", "Linear 10"),
+        ],
+        61_706,
+    ),
+    BookNetwork(
+        "8.1", "AlexNet", AlexNet, 224, "layer",
+        [
+            *("Conv2d 96x54x54", "ReLU 96x54x54", "MaxPool2d 96x26x26"),
+            *("Conv2d 256x26x26", "ReLU 256x26x26", "MaxPool2d 256x12x12"),
+            *("Conv2d 384x12x12", "ReLU 384x12x12", "Conv2d 384x12x12", "ReLU 384x12x12"),
+            *("Conv2d 256x12x12", "ReLU 256x12x12", "MaxPool2d 256x5x5", "Flatten 6400", *DENSE_HEAD),
+        ],
+        46_764_746,
+    ),
+    BookNetwork(
+        "8.2", "VGG-11", functools.partial(VGG, blocks=VGG11_BLOCKS), 224, "block",
+        [
+            *("Sequential 64x112x112", "Sequential 128x56x56", "Sequential 256x28x28"),
+            *("Sequential 512x14x14", "Sequential 512x7x7", "Flatten 25088", *DENSE_HEAD),
+        ],
+        128_806_154,
+    ),
+    BookNetwork(
+        "8.3", "NiN", NiN, 224, "block",
+        [
+            *("Sequential 96x54x54", "MaxPool2d 96x26x26", "Sequential 256x26x26", "MaxPool2d 256x12x12"),
+            *("Sequential 384x12x12", "MaxPool2d 384x5x5", "Dropout 384x5x5", "Sequential 10x5x5"),
+            *("AdaptiveAvgPool2d 10x1x1", "Flatten 10"),
+        ],
+        1_992_166,
+    ),
+    BookNetwork(
+        "8.4", "GoogLeNet", GoogLeNet, 96, "module",
+        [
+            *("Sequential 64x24x24", "Sequential 192x12x12", "Sequential 480x6x6", "Sequential 832x3x3"),
+            *("Sequential 1024", "Linear 10"),
+        ],
+        5_977_530,
+    ),
+    BookNetwork(
+        "8.5", "LeNet with batch norm", functools.partial(LeNet, padding=0, norm="batch"), 28, "layer",
+        [
+            *("Conv2d 6x24x24", "BatchNorm2d 6x24x24", "Sigmoid 6x24x24", "AvgPool2d 6x12x12"),
+            *("Conv2d 16x8x8", "BatchNorm2d 16x8x8", "Sigmoid 16x8x8", "AvgPool2d 16x4x4", "Flatten 256"),
+            *("Linear 120", "BatchNorm1d 120", "Sigmoid 120", "Linear 84", "BatchNorm1d 84", "Sigmoid 84", "Linear 10"),
+        ],
+        44_878,
+    ),
+    BookNetwork(
+        "8.6", "ResNet18", ResNet18, 96, "stage",
+        [
+            *("Sequential 64x24x24", "Sequential 64x24x24", "Sequential 128x12x12"),
+            *("Sequential 256x6x6", "Sequential 512x3x3", "Sequential 10"),
+        ],
+        11_178_378,
+    ),
+    BookNetwork(
+        "8.7", "DenseNet", DenseNet, 96, "block",
+        [
+            *("Sequential 64x24x24", "DenseBlock 192x24x24", "Sequential 96x12x12", "DenseBlock 224x12x12"),
+            *("Sequential 112x6x6", "DenseBlock 240x6x6", "Sequential 120x3x3", "DenseBlock 248x3x3", "Sequential 10"),
+        ],
+        758_226,
+    ),
+    BookNetwork(
+        "8.8", "RegNetX-32", RegNet, 96, "stage",
+        ["Sequential 32x48x48", "Sequential 32x24x24", "Sequential 80x12x12", "Sequential 10"],
+        179_290,
+    ),
+]  # fmt: skip
 
 
-@listing(
-    "8.2",
-    "VGG-11, block by block",
-    [
-        *("Sequential 64x112x112", "Sequential 128x56x56", "Sequential 256x28x28"),
-        *("Sequential 512x14x14", "Sequential 512x7x7", "Flatten 25088", *DENSE_HEAD),
-    ],
-)
-def _() -> list[str]:
-    with torch.device("meta"):
-        return layers(VGG(blocks=VGG11_BLOCKS), 224)
+def enter(network: BookNetwork) -> None:
+    """Enter a network's layers and its parameters into `LISTINGS`."""
+
+    def build() -> nn.Module:
+        with torch.device("meta"):
+            return network.build()
+
+    by = f"{network.unit} by {network.unit}"
+    listing(network.section, f"{network.name}, {by}", network.layers)(lambda: layers(build(), network.image_size))
+    listing(network.section, f"{network.name}'s parameters", network.num_parameters)(lambda: num_parameters(build()))
 
 
-@listing("8.2", "VGG-11's parameters", 128_806_154)
-def _() -> int:
-    with torch.device("meta"):
-        return num_parameters(VGG(blocks=VGG11_BLOCKS))
+for each in NETWORKS:
+    enter(each)
+
+
+# ---- 8.2 to 8.7 What else the sections compute
 
 
 @listing("8.2", "parameters at a quarter of the channels", 43_093_322)
 def _() -> int:
     with torch.device("meta"):
         return num_parameters(VGG())
+
+
+@listing("8.4", "an Inception block's channels: 64 + 128 + 32 + 32", [4, 256, 12, 12])
+def _() -> list[int]:
+    return [*Inception(192, (64, (96, 128), (16, 32), 32))(torch.rand(4, 192, 12, 12)).shape]
+
+
+def batch_norm(images: Tensor, running: Tensor, is_training: bool) -> tuple[Tensor, Tensor]:
+    """Batch norm of images (N, C, H, W) without scale and shift, with momentum 0.1 and epsilon 1e-5.
+
+    Args:
+        running: mean and variance (2, C) of the batches so far; they are what normalises in prediction.
+
+    Returns:
+        The normalised images, and the running mean and variance after them.
+
+    Source: Dive into Deep Learning 8.5.3, but with PyTorch's running variance, which is the unbiased one.
+    """
+    statistics = running
+    if is_training:
+        statistics = torch.stack([images.mean((0, 2, 3)), images.var((0, 2, 3), correction=0)])
+        num_values = images[:, 0].numel()
+        unbiased = statistics * torch.tensor([[1], [num_values / (num_values - 1)]])
+        running = 0.9 * running + 0.1 * unbiased
+    mean, variance = statistics.view(2, -1, 1, 1)
+    return (images - mean) / (variance + 1e-5).sqrt(), running
+
+
+def same_as_batch_norm(is_training: bool) -> list[bool]:
+    """Whether output and running statistics are those of nn.BatchNorm2d, after a first batch in training."""
+    layer, running = nn.BatchNorm2d(3), torch.tensor([[0.0] * 3, [1.0] * 3])
+    _, running = batch_norm(random(4, 3, 5, 5), running, is_training=True)
+    layer(random(4, 3, 5, 5))
+    images = random(4, 3, 5, 5, seed=1)
+    ours, running = batch_norm(images, running, is_training)
+    theirs = layer.train(is_training)(images)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    statistics = torch.stack([layer.running_mean, layer.running_var])
+    return [torch.allclose(ours, theirs, atol=1e-5), torch.allclose(running, statistics)]
+
+
+@listing("8.5", "batch norm by hand is nn.BatchNorm2d in training: output, running statistics", [True] * 2)
+def _() -> list[bool]:
+    return same_as_batch_norm(is_training=True)
+
+
+@listing("8.5", "in prediction: output, running statistics", [True] * 2)
+def _() -> list[bool]:
+    return same_as_batch_norm(is_training=False)
 
 
 @listing("8.6", "a residual block of 3 channels on 4x3x6x6", [4, 3, 6, 6])
@@ -486,18 +623,14 @@ def _() -> bool:
     return torch.equal(block(images), images)
 
 
-@listing(
-    "8.6",
-    "ResNet18, stage by stage",
-    [
-        *("Sequential 64x24x24", "Sequential 64x24x24", "Sequential 128x12x12"),
-        *("Sequential 256x6x6", "Sequential 512x3x3", "Sequential 10"),
-    ],
-)
-def _() -> list[str]:
-    return layers(ResNet18(), 96)
+@listing("8.7", "a dense block of 2 convolutions and growth 10 on 4x3x8x8", [4, 23, 8, 8])
+def _() -> list[int]:
+    return [*DenseBlock(2, 3, growth=10)(torch.rand(4, 3, 8, 8)).shape]
 
 
-@listing("8.6", "ResNet18's parameters", 11_178_378)
-def _() -> int:
-    return num_parameters(ResNet18())
+@listing("8.7", "a transition block of 10 channels on its output", [4, 10, 4, 4])
+def _() -> list[int]:
+    return [*transition(23, 10)(torch.rand(4, 23, 8, 8)).shape]
+
+
+LISTINGS.sort(key=lambda listing: listing.section)

@@ -30,7 +30,7 @@ NUM_TRAINING_IMAGES, NUM_TEST_IMAGES = 60_000, 10_000
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Final validation accuracies of one recipe over seeds, beside the published range (None for another recipe)."""
+    """Final validation accuracies of one recipe over seeds, beside the published range (None where there is none)."""
 
     recipe: str
     accuracies: tuple[float, ...]
@@ -41,7 +41,7 @@ class Reproduction:
     def verdict(self) -> str:
         """Where the mean stands: inside, above or below what was published."""
         if self.published is None:
-            return "not the book's recipe, so not compared"
+            return "nothing published to compare with"
         lowest, highest = self.published
         mean = statistics.mean(self.accuracies)
         return "below" if mean < lowest else "above" if mean > highest else "inside"
@@ -76,7 +76,8 @@ class Plan:
             self.runs.append((Run(runs_dir / name), config))
         published, _ = compose([f"experiment=book/{recipe}"])
         is_changed = not set(differences(self.runs[0][1], published)) <= NOT_RECIPE | PRECISION
-        self.published: tuple[float, float] | None = None if is_changed else tuple(published.expected)
+        has_range = published.expected is not None and not is_changed
+        self.published: tuple[float, float] | None = tuple(published.expected) if has_range else None
 
     @property
     def missing(self) -> list[tuple[Run, DictConfig]]:

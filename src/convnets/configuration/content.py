@@ -37,12 +37,25 @@ NOT_RECIPE = {
 NO_VALUE: Mapping[str, Any] = {
     "compile": False,
     "computation": 1,
-    "model.activation": "sigmoid",
     "optimizer.fused": False,
     "schedule.monitor": "val/loss",
     "steps_per_execution": 1,
     "trainer.accelerator": "auto",
     "trainer.matmul_precision": "high",
+}
+# The same for a network's options, by its target: what runs mean that lack them. "" is any other network.
+_RESNET = {"stem": "book", "norm": "batch", "activation": "relu", "preactivation": False}
+_LENET = {
+    **{"activation": "sigmoid", "channels": [6, 16], "kernel_size": 5, "hidden": [120, 84]},
+    **{"pooling": "avg", "norm": "none"},
+}
+NO_OPTION: Mapping[str, Mapping[str, Any]] = {
+    "": {"activation": "sigmoid"},
+    "convnets.networks.LeNet": _LENET,
+    "convnets.networks.VGG": {"norm": "none", "activation": "relu"},
+    "convnets.networks.ResNet": {**_RESNET, "bottleneck": False},
+    "convnets.networks.ResNet18": _RESNET,
+    "convnets.networks.ResNeXt18": {**_RESNET, "num_groups": 32},
 }
 # Data sets whose bytes are verified, so that their folder decides nothing. The folder of any other set is content.
 VERIFIED = ("convnets.data.FashionMNISTDataModule", "convnets.data.FashionMNISTSampleDataModule")
@@ -54,10 +67,10 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Each value stands in one form: 1.0 is 1, and what means the same as nothing is left out.
     """
+    meant = meanings(config)
+    no_value = _no_value(meant)
     values = {
-        key: value
-        for key, value in meanings(config).items()
-        if value is not None and value != {} and value != NO_VALUE.get(key)
+        key: value for key, value in meant.items() if value is not None and value != {} and value != no_value.get(key)
     }
     if not values.get("data.holdout"):  # without held-out images none are chosen, and the test split validates
         values.pop("data.split_seed", None)
@@ -72,9 +85,13 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
         values.pop("trainer.matmul_precision", None)
     if values.get("schedule.interval") == _usual_interval(values):
         del values["schedule.interval"]
-    if values.get("model._target_") == "convnets.networks.ResNeXt18" and values.get("model.num_groups") == 32:
-        del values["model.num_groups"]  # its default
     return values
+
+
+def _no_value(meant: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that mean the same as none at all in a configuration with this network."""
+    options = NO_OPTION.get(str(meant.get("model._target_")), NO_OPTION[""])
+    return {**NO_VALUE, **{f"model.{name}": value for name, value in options.items()}}
 
 
 def meanings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +156,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
     a, b = content(ours), content(theirs)
     keys = [key for key in sorted({*a, *b}) if not _same(a.get(key), b.get(key))]
     meant = meanings(ours), meanings(theirs)
-    values = {key: tuple(one.get(key, NO_VALUE.get(key)) for one in meant) for key in keys}
+    values = {key: tuple(one.get(key, _no_value(one).get(key)) for one in meant) for key in keys}
     return {key: (x, y) for key, (x, y) in values.items() if not _same(x, y)}
 
 

@@ -125,7 +125,7 @@ def _refused_override(word: str) -> str:
 def _known_keys(key: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Every key under the choices of groups on the command line: Hydra's for one of Hydra's, else ours."""
     of_hydra = key.startswith("hydra.")
-    words = [word for word in overrides if re.fullmatch(r"[\w/]+=[\w/]+", word)]
+    words = [word for word in overrides if re.fullmatch(r"[\w/]+=[\w./-]+", word)]
     folders = config_dirs(overrides)
     choices = [word for word in words if word.partition("=")[2] in choices_of(word.partition("=")[0], folders)]
     further = [quoted(f"file://{folder.expanduser().absolute()}") for folder in folders[1:]]

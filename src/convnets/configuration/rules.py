@@ -68,12 +68,16 @@ BATCH_LIMIT = Rule(
 )
 DEVICES = Rule("auto, or a whole number of at least 1", lambda v: v == "auto" or (_is_whole(v) and v >= 1))
 CHANNEL_BLOCKS = Rule(
-    "a list of [convolutions, channels], each at least 1, such as [[1,16],[2,32]]",
+    "a list of [convolutions or blocks, channels], each at least 1, such as [[1,16],[2,32]]",
     lambda v: (
         isinstance(v, list)
         and len(v) > 0
         and all(isinstance(b, list) and len(b) == 2 and all(_is_whole(n) and n >= 1 for n in b) for b in v)
     ),
+)
+WIDTHS = Rule(
+    "a list of whole numbers of at least 1, such as [6,16]",
+    lambda v: isinstance(v, list) and len(v) > 0 and all(_is_whole(n) and n >= 1 for n in v),
 )
 BAND = Rule(
     "[lowest, highest] accuracy, both from 0 to 1",
@@ -101,6 +105,17 @@ RULES: Mapping[str, Rule] = {
     "model.activation": one_of("sigmoid", "tanh", "relu"),
     "model.padding_mode": one_of("zeros", "reflect", "replicate", "circular"),
     "model.blocks": CHANNEL_BLOCKS,
+    "model.stages": CHANNEL_BLOCKS,
+    "model.channels": WIDTHS,
+    "model.hidden": WIDTHS,
+    "model.num_convs": WIDTHS,
+    "model.kernel_size": whole(1),
+    "model.padding": optional(whole(0)),
+    "model.pooling": one_of("avg", "max"),
+    "model.norm": one_of("none", "batch", "batch_after", "batch_convolutions", "batch_dense"),
+    "model.stem": one_of("book", "small"),
+    "model.growth": whole(1),
+    "model.num_pointwise": whole(0),
     "model.dropout": PROBABILITY,
     "model.num_groups": optional(whole(1)),
     "model.group_width": optional(whole(1)),

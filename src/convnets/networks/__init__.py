@@ -1,16 +1,29 @@
 """Networks as plain nn.Modules with explicit sizes, one class a file, and a summary of any network's layers."""
 
+from convnets.networks.alexnet import AlexNet
+from convnets.networks.densenet import DenseBlock, DenseNet, transition
+from convnets.networks.googlenet import GoogLeNet, Inception
 from convnets.networks.lazy import give_sizes
 from convnets.networks.lenet import LeNet
-from convnets.networks.resnet import Residual, ResNet, ResNet18
-from convnets.networks.resnext import ResNeXt18, ResNeXtBlock
+from convnets.networks.nin import NiN
+from convnets.networks.regnet import RegNet
+from convnets.networks.residual import Residual, ResNeXtBlock
+from convnets.networks.resnet import ResNet, ResNet18
+from convnets.networks.resnext import ResNeXt18
 from convnets.networks.summary import as_table, summarize
 from convnets.networks.vgg import VGG, VGG11_BLOCKS
 
 __all__ = [
     "VGG",
     "VGG11_BLOCKS",
+    "AlexNet",
+    "DenseBlock",
+    "DenseNet",
+    "GoogLeNet",
+    "Inception",
     "LeNet",
+    "NiN",
+    "RegNet",
     "ResNeXt18",
     "ResNeXtBlock",
     "ResNet",
@@ -19,4 +32,5 @@ __all__ = [
     "as_table",
     "give_sizes",
     "summarize",
+    "transition",
 ]

@@ -1,45 +1,48 @@
 """ResNet from residual blocks, as in Dive into Deep Learning 8.6."""
 
-from collections.abc import Callable, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from convnets.networks.padding import PaddingMode
+from convnets.networks.layers import Activation, Norm, PaddingMode, Stem, activated, fitted_side, large_stem
+from convnets.networks.residual import Residual, ResNeXtBlock
 
 Stages = Sequence[tuple[int, int]]
+Block = Callable[[int, int, int], nn.Module]  # from input channels, output channels and stride
 
 RESNET18_STAGES: Stages = ((2, 64), (2, 128), (2, 256), (2, 512))
+BOTTLENECK_RATIO = 1 / 4
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions with batch norm, added to a shortcut: relu(residual(x) + shortcut(x)).
+def residual_stages(stages: Stages, channels: int, block: Block, halve_first: bool) -> list[nn.Sequential]:
+    """Stages of (number of blocks, output channels) each; the first block of each but the first halves the image.
 
-    Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)). The shortcut is the identity,
-    or a 1x1 convolution (without batch norm, as in the book) where the shape changes.
-
-    Source: Dive into Deep Learning 8.6.2; He et al., arXiv 1512.03385.
+    Args:
+        channels: that come into the first stage.
+        halve_first: the first stage halves it too.
     """
+    bodies = []
+    for index, (num_blocks, out_channels) in enumerate(stages):
+        blocks = []
+        for position in range(num_blocks):
+            halves = position == 0 and (index > 0 or halve_first)
+            blocks.append(block(channels, out_channels, 2 if halves else 1))
+            channels = out_channels
+        bodies.append(nn.Sequential(*blocks))
+    return bodies
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int = 1, padding_mode: PaddingMode = "zeros"
-    ) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, padding_mode=padding_mode),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
-            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, padding_mode=padding_mode),
-            nn.BatchNorm2d(out_channels),
-        )
-        same_shape = in_channels == out_channels and stride == 1
-        self.shortcut = (
-            nn.Identity() if same_shape else nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride)
-        )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Add the residual to the shortcut."""
-        return F.relu(self.residual(images) + self.shortcut(images))
+def check_size(name: str, stem: nn.Module, bodies: Iterable[nn.Sequential], image_size: int) -> None:
+    """Refuse images that are too small for the padding.
+
+    Raises:
+        ValueError: names the smallest size.
+    """
+    residuals = [block.get_submodule("residual") for block in itertools.chain(*bodies)]
+    fitted_side(name, [stem, *residuals], image_size)
 
 
 class ResNet(nn.Sequential):
@@ -50,7 +53,10 @@ class ResNet(nn.Sequential):
 
     Args:
         stages: (number of blocks, channels) of each stage; every stage but the first halves the image.
-        block: makes a residual block from (input channels, output channels, stride, padding mode).
+        stem: "small" replaces the first convolution and its pooling by a 3x3 convolution that keeps the image's size.
+        bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, the first two with a quarter of the channels.
+        preactivation: batch norm and activation come before each convolution of a block; see `Residual`.
+        block: another class of blocks, with the arguments of `Residual`.
 
     Raises:
         ValueError: the image is too small for the padding of the stem or of the last stage.
@@ -65,42 +71,34 @@ class ResNet(nn.Sequential):
         in_channels: int = 1,
         num_classes: int = 10,
         padding_mode: PaddingMode = "zeros",
-        block: Callable[[int, int, int, PaddingMode], nn.Module] = Residual,
+        stem: Stem = "book",
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        bottleneck: bool = False,
+        preactivation: bool = False,
+        block: Callable[..., nn.Module] = Residual,
     ) -> None:
-        # A reflection is narrower than what it reflects, and a wrap no wider; the other paddings take any size.
-        smallest = {"reflect": 2 ** (len(stages) + 1) + 1, "circular": 3}.get(padding_mode, 1)
-        if image_size < smallest:
-            raise ValueError(
-                f"ResNet with {len(stages)} stages and padding_mode={padding_mode} needs images of at least {smallest} "
-                f"pixels, got {image_size}: set data.resize={smallest} or more."
-            )
-        channels = stages[0][1]
-        stem = nn.Sequential(
-            nn.Conv2d(in_channels, channels, kernel_size=7, stride=2, padding=3, padding_mode=padding_mode),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
-        )
-        bodies = []
-        for index, (num_blocks, out_channels) in enumerate(stages):
-            blocks = []
-            for position in range(num_blocks):
-                stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(block(channels, out_channels, stride, padding_mode))
-                channels = out_channels
-            bodies.append(nn.Sequential(*blocks))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+        width, last = stages[0][1], stages[-1][1]
+        if bottleneck:
+            block = functools.partial(ResNeXtBlock, num_groups=1, bottleneck_ratio=BOTTLENECK_RATIO)
+            width = round(width * BOTTLENECK_RATIO)
+        options: dict[str, Any] = {"padding_mode": padding_mode, "norm": norm, "activation": activation}
+        first = large_stem(in_channels, width, stem, **options)
+        made = functools.partial(block, preactivation=preactivation, **options)
+        bodies = residual_stages(stages, width, made, halve_first=False)
+        check_size(f"ResNet with {len(stages)} stages and padding_mode={padding_mode}", first, bodies, image_size)
+        before_pooling = activated(last, norm, activation) if preactivation else []
         super().__init__(
-            stem,  # (N, 64, 24, 24)
+            first,  # (N, 64, 24, 24)
             *bodies,  # (N, 64, 24, 24), (N, 128, 12, 12), (N, 256, 6, 6), (N, 512, 3, 3)
-            head,  # (N, 10)
+            nn.Sequential(
+                *before_pooling, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, num_classes)
+            ),  # (N, 10)
         )
 
 
 class ResNet18(ResNet):
-    """ResNet with four stages of two blocks: 11.2 million parameters."""
+    """ResNet with four stages of two blocks: 11.2 million parameters. Takes the options of `ResNet`."""
 
-    def __init__(
-        self, image_size: int = 96, in_channels: int = 1, num_classes: int = 10, padding_mode: PaddingMode = "zeros"
-    ) -> None:
-        super().__init__(RESNET18_STAGES, image_size, in_channels, num_classes, padding_mode)
+    def __init__(self, image_size: int = 96, in_channels: int = 1, num_classes: int = 10, **options: Any) -> None:
+        super().__init__(RESNET18_STAGES, image_size, in_channels, num_classes, **options)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from convnets.networks.padding import PaddingMode
+from convnets.networks.layers import ACTIVATIONS, Activation, Norm, PaddingMode, activated, fitted_side
 
 Blocks = Sequence[tuple[int, int]]
 
@@ -13,13 +13,18 @@ VGG11_BLOCKS: Blocks = ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512))
 
 
 def vgg_block(
-    num_convs: int, in_channels: int, out_channels: int, padding_mode: PaddingMode = "zeros"
+    num_convs: int,
+    in_channels: int,
+    out_channels: int,
+    padding_mode: PaddingMode = "zeros",
+    norm: Norm = "none",
+    activation: Activation = "relu",
 ) -> nn.Sequential:
-    """`num_convs` 3x3 convolutions that keep the size, each with ReLU, then 2x2 max-pooling that halves it."""
+    """`num_convs` 3x3 convolutions that keep the size, each activated, then 2x2 max-pooling that halves it."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers.append(nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, padding_mode=padding_mode))
-        layers.append(nn.ReLU())
+        layers += activated(out_channels, norm, activation)
         in_channels = out_channels
     return nn.Sequential(*layers, nn.MaxPool2d(kernel_size=2, stride=2))
 
@@ -32,6 +37,7 @@ class VGG(nn.Sequential):
     Args:
         blocks: (number of convolutions, output channels) of each block; each block halves the image.
         dropout: probability of zeroing a unit after each of the two hidden dense layers.
+        norm: batch norm of the convolutions, before ("batch") or after ("batch_after") the activation.
 
     Raises:
         ValueError: the image is too small to be halved once per block.
@@ -47,26 +53,23 @@ class VGG(nn.Sequential):
         blocks: Blocks = QUARTER_WIDTH_BLOCKS,
         dropout: float = 0.5,
         padding_mode: PaddingMode = "zeros",
+        norm: Norm = "none",
+        activation: Activation = "relu",
     ) -> None:
-        smallest = 2 ** len(blocks)
-        if image_size < smallest:
-            raise ValueError(
-                f"VGG with {len(blocks)} pooling blocks needs images of at least {smallest} pixels, got {image_size}: "
-                f"set data.resize={smallest} or more."
-            )
         convolutions = []
         for num_convs, out_channels in blocks:
-            convolutions.append(vgg_block(num_convs, in_channels, out_channels, padding_mode))
+            convolutions.append(vgg_block(num_convs, in_channels, out_channels, padding_mode, norm, activation))
             in_channels = out_channels
-        side = image_size // smallest
+        side = fitted_side(f"VGG with {len(blocks)} pooling blocks", convolutions, image_size)
+        activation_layer = ACTIVATIONS[activation]
         super().__init__(
             *convolutions,  # (N, 128, 7, 7) of a 224x224 image
             nn.Flatten(),
             nn.Linear(in_channels * side * side, 4096),
-            nn.ReLU(),
+            activation_layer(),
             nn.Dropout(dropout),
             nn.Linear(4096, 4096),
-            nn.ReLU(),
+            activation_layer(),
             nn.Dropout(dropout),
             nn.Linear(4096, num_classes),
         )

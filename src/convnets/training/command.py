@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -203,9 +204,17 @@ def _gpus_of_a_job(accelerator: str, cluster: str | None) -> int | None:
     return 1 if accelerator != "cpu" and (cluster is not None or find_gpus(os.environ)) else None
 
 
+def _listed(names: Sequence[str]) -> str:
+    """The names, but of a folder with more than ten only how many: a wrong name is answered with all of them."""
+    folders = Counter(name.rpartition("/")[0] for name in names)
+    long = [folder for folder, number in folders.items() if folder and number > 10]
+    short = [name for name in names if name.rpartition("/")[0] not in long]
+    return ", ".join([*short, *(f"{folder}/NAME ({folders[folder]} of them)" for folder in long)])
+
+
 # The functions that conf/ calls. They are registered where this module is imported: so do the processes of a cluster.
 RESOLVERS: dict[str, Callable[..., Any]] = {
-    "choices": lambda group: ", ".join(choices_of(group, config_dirs(sys.argv[1:]))),
+    "choices": lambda group: _listed(choices_of(group, config_dirs(sys.argv[1:]))),
     "finished_file": lambda *, _root_: _finished_file(_root_),
     "gpus_of_a_job": _gpus_of_a_job,
     "known_seconds": lambda *, _root_: known_seconds(resolve(_root_)),
