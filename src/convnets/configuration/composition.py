@@ -18,7 +18,7 @@ from convnets.configuration.rules import PATHS, ConfigurationError, check
 from convnets.configuration.shell import CONFIG_DIR, quoted
 
 CONFIG_NAME = "train"  # of conf/train.yaml
-GROUPS = ("model", "data", "optimizer", "schedule", "init", "callbacks")  # of conf/, whose choice names a run
+GROUPS = ("model", "data", "loss", "optimizer", "schedule", "init", "callbacks")  # of conf/, whose choice names a run
 
 
 def choices_of(group: str, folders: Sequence[Path]) -> list[str]:

@@ -37,6 +37,8 @@ NOT_RECIPE = {
 NO_VALUE: Mapping[str, Any] = {
     "compile": False,
     "computation": 1,
+    "loss._target_": "torch.nn.CrossEntropyLoss",
+    "loss.label_smoothing": 0,
     "model.activation": "sigmoid",
     "optimizer.fused": False,
     "schedule.monitor": "val/loss",
@@ -147,9 +149,16 @@ def _same(x: Any, y: Any) -> bool:
     return json.dumps(x, sort_keys=True) == json.dumps(y, sort_keys=True)  # where true is not 1
 
 
+def choices_of_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices of groups that a run's configuration recorded; the first runs recorded the model alone, or no loss."""
+    model, recorded = config.get("model"), config.get("choices", {})
+    name = model.get("name") if isinstance(model, Mapping) else None
+    return {"model": name, **({"loss": "cross_entropy"} if recorded else {}), **recorded}
+
+
 def to_compose_again(config: Mapping[str, Any]) -> dict[str, Any]:
     """The choices of groups and the keys that compose the configuration, as far as they decide its result."""
-    choices = {"model": config["model"]["name"], **config.get("choices", {})}
+    choices = choices_of_run(config)
     kept = [group for group in choices if group in config and (group != "callbacks" or changing_callbacks(config))]
     meant = meanings(config)
     changes = {key: meant[key] for key in config.get("changes", ()) if key in meant and key != "init.weights"}

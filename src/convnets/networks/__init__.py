@@ -1,5 +1,6 @@
 """Networks as plain nn.Modules with explicit sizes, one class a file, and a summary of any network's layers."""
 
+from convnets.networks.head import head_of
 from convnets.networks.lazy import give_sizes
 from convnets.networks.lenet import LeNet
 from convnets.networks.resnet import Residual, ResNet, ResNet18
@@ -18,5 +19,6 @@ __all__ = [
     "Residual",
     "as_table",
     "give_sizes",
+    "head_of",
     "summarize",
 ]

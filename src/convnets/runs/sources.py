@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 RECORD = "code.json"  # in a run's folder
 # What every training goes through here, beside what its configuration calls.
 ALWAYS = (
-    *("convnets.callbacks.initialization", "convnets.callbacks.steps", "convnets.classifier", "convnets.networks.lazy"),
+    *("convnets.callbacks.initialization", "convnets.callbacks.steps", "convnets.classifier"),
+    *("convnets.networks.head", "convnets.networks.lazy"),
     *("convnets.training.building", "convnets.training.instantiation", "convnets.training.schedule"),
 )
-PARTS = ("model", "data", "optimizer", "schedule", "init")
+PARTS = ("model", "data", "loss", "optimizer", "schedule", "init")
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 # Of released packages a result records the version.
 WELL_KNOWN = ("torch", "torchvision", "lightning", "torchmetrics", "hydra", "omegaconf", "timm")

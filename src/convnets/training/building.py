@@ -32,6 +32,7 @@ from convnets.training.checks import check_combinations
 from convnets.training.instantiation import instantiate, refusals_explained
 from convnets.training.schedule import Schedule
 
+NOT_NETWORKS = ("name", "lr", "image_size", "freeze", "backbone_lr")  # keys of `model` that are no arguments of it
 STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(backward|zero_grad|opt)|after_back", name)]
 
 
@@ -48,7 +49,7 @@ def build_classifier(config: DictConfig, datamodule: ImageDataModule) -> Classif
         ConfigurationError: the network does not take such images or options.
     """
     torch.manual_seed(config.seed)  # biases, and weights that no callback initialises, are drawn here
-    options = {key: value for key, value in config.model.items() if key not in ("name", "lr", "image_size")}
+    options = {key: value for key, value in config.model.items() if key not in NOT_NETWORKS}
     network = instantiate(
         OmegaConf.create(options),
         image_size=config.data.resize,
@@ -59,13 +60,18 @@ def build_classifier(config: DictConfig, datamodule: ImageDataModule) -> Classif
         give_sizes(network, config.data.resize, datamodule.num_channels)
     if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise ConfigurationError("compile=true needs a C++ compiler (on Debian and Ubuntu: apt install g++).")
-    return Classifier(
-        network,
-        instantiate(config.optimizer),
-        _build_schedule(config, datamodule),
-        channels_last=config.channels_last,
-        compile=config.compile,
-    )
+    loss = {"loss": instantiate(config.loss)} if "loss" in config else {}  # which the first runs' configurations lack
+    with refusals_explained():
+        return Classifier(
+            network,
+            instantiate(config.optimizer),
+            _build_schedule(config, datamodule),
+            channels_last=config.channels_last,
+            compile=config.compile,
+            freeze_backbone=config.model.get("freeze") is not None,
+            backbone_lr=config.model.get("backbone_lr"),
+            **loss,
+        )
 
 
 def _build_schedule(config: DictConfig, datamodule: ImageDataModule) -> Schedule | None:

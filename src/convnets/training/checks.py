@@ -80,8 +80,7 @@ def load_and_check_images(
         )
         check_last_batch(classifier.network, lambda number: datamodule.to_network_input(images[:number]), sharing)
         if isinstance(classifier.schedule, Schedule):
-            assert classifier.optimizer is not None
-            classifier.schedule.check(classifier.optimizer(classifier.parameters()), trainer)
+            classifier.schedule.check(classifier.build_optimizer(), trainer)
             if str(classifier.schedule.monitor).startswith("val/") and config.data.holdout == 0:
                 log.warning(
                     "The learning rate follows %s, which with data.holdout=0 is that of the test split, so the result "
