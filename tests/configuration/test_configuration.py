@@ -268,7 +268,9 @@ def test_a_typo_inside_an_experiment_file_is_found(tmp_path, monkeypatch):
         experiment.write_text("# @package _global_\nmodel:\n  lr: 0.2\n")
         assert prepare(root(*path))[1].startswith("lenet-lr0.2-")
         experiment.write_text("# @package _global_\nmodel:\n  learning: 0.2\n")
-        with pytest.raises(ValueError, match=r"There is no key model.learning. Keys of model: freeze, backbone_lr, name, lr"):
+        with pytest.raises(
+            ValueError, match=r"There is no key model.learning. Keys of model: freeze, backbone_lr, name"
+        ):
             prepare(root(*path))[1]
         experiment.write_text("# @package _global_\ndata:\n  batchsize: 3\n")
         with pytest.raises(ValueError, match=r"There is no key data.batchsize. Did you mean data.batch_size?"):

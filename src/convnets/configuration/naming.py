@@ -50,8 +50,8 @@ def sweep_name(name: str | None, task_overrides: Sequence[str], sweeper: Mapping
         raise ConfigurationError(f"{several[0]}: one recorded sweep at a time.")
     if name is not None:
         return str(name)
-    overrides = {str(word) for word in task_overrides}
-    words = sorted(word for word in overrides if not is_part_of(word.lstrip("+~").partition("=")[0], NOT_IN_NAMES))
+    overrides = {str(word).lstrip("+") for word in task_overrides}
+    words = sorted(word for word in overrides if not is_part_of(word.lstrip("~").partition("=")[0], NOT_IN_NAMES))
     searched = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     readable = re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:70].strip("_.")
     return f"{readable}-{hashlib.sha256(json.dumps([words, searched]).encode()).hexdigest()[:8]}".lstrip("-")

@@ -15,7 +15,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from convnets.configuration.composition import GROUPS
-from convnets.configuration.content import MOVED, NOT_RECIPE, changing_callbacks, choices_of_run, content, differences, flatten
+from convnets.configuration.content import (
+    MOVED,
+    NOT_RECIPE,
+    changing_callbacks,
+    choices_of_run,
+    content,
+    differences,
+    flatten,
+)
 from convnets.configuration.shell import script
 from convnets.configuration.targets import check_targets, shipped_targets
 from convnets.files import RunFolderError, now, read_json, read_table, removal, shown, typed, write_atomically

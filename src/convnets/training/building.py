@@ -21,12 +21,16 @@ from convnets.callbacks import (
     SharedCores,
     TrainingSteps,
     WeightsFromRun,
+    take_over,
 )
 from convnets.classifier import Classifier
+from convnets.configuration.content import TIMM
 from convnets.configuration.rules import ConfigurationError
 from convnets.data import ImageDataModule
+from convnets.files import file_digest
 from convnets.memory import keep_freed_memory
 from convnets.networks import give_sizes
+from convnets.networks.timm import pretrained_weights
 from convnets.runs.finding import find_run
 from convnets.training.checks import check_combinations
 from convnets.training.instantiation import instantiate, refusals_explained
@@ -72,6 +76,23 @@ def build_classifier(config: DictConfig, datamodule: ImageDataModule) -> Classif
             backbone_lr=config.model.get("backbone_lr"),
             **loss,
         )
+
+
+def start_from_pretrained(config: DictConfig, classifier: Classifier, datamodule: ImageDataModule) -> None:
+    """Give a network of timm the pretrained weights that the configuration asks for, if any.
+
+    Raises:
+        ConfigurationError: they cannot be fetched or read, or do not fit.
+    """
+    model = config.model
+    if model._target_ != TIMM or not (model.pretrained or model.weights):
+        return
+    path = None if model.weights is None else Path(model.weights)
+    with refusals_explained(), torch.random.fork_rng(devices=[]):
+        if path is not None and file_digest(path) != model.weights_digest:
+            raise ValueError(f"model.weights={path} holds other weights than when this run was named.")
+        source = pretrained_weights(model.arch, config.data.resize, datamodule.num_channels, path)
+        take_over(source, classifier, path or f"timm's {model.arch}")
 
 
 def _build_schedule(config: DictConfig, datamodule: ImageDataModule) -> Schedule | None:
