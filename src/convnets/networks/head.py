@@ -12,8 +12,8 @@ def head_of(network: nn.Module) -> nn.ModuleList:
     Raises:
         ValueError: there are no weights beside those of the head.
     """
-    if hasattr(network, "get_classifier"):
-        found = network.get_classifier()
+    if callable(get_classifier := getattr(network, "get_classifier", None)):
+        found = get_classifier()
         head = nn.ModuleList(found if isinstance(found, tuple) else [found])
     else:
         linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]

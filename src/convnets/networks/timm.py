@@ -62,7 +62,8 @@ def pretrained_weights(arch: str, image_size: int, in_channels: int, path: Path 
     """
     import timm
 
-    logging.getLogger("timm").setLevel(logging.ERROR)  # what fits is logged by us
+    for name in ("timm", "huggingface_hub"):  # what is taken over is logged by us, and what fails is an error
+        logging.getLogger(name).setLevel(logging.ERROR)
     options = _input(arch, image_size, in_channels)
     try:
         if path is not None:

@@ -67,8 +67,8 @@ def _check_fine_tuning(config: DictConfig) -> None:
         raise ConfigurationError(f"model.pretrained=true does not go with model.weights={weights}: set one of the two.")
     if freeze and backbone_lr:
         raise ConfigurationError(
-            f"model.freeze={freeze} leaves the backbone as it is, so it has no model.backbone_lr={backbone_lr}: set one "
-            "of the two."
+            f"model.freeze={freeze} leaves the backbone as it is, which model.backbone_lr={backbone_lr} would change: "
+            "set one of the two."
         )
     if freeze and not (pretrained or weights or config.init.get("from_run")):
         log.warning(
