@@ -77,7 +77,7 @@ def test_the_default_of_the_class_written_out_is_the_same_run(word):
         ),
         ("optimizer.nesterov=maybe", "optimizer.nesterov must be true or false, such as False, got 'maybe'."),
         ("optimizer.dampening=much", "optimizer.dampening must be a number such as 0.0, got 'much'."),
-        ("optimizer.params=[1]", r"There is no key optimizer.params. Did you mean"),
+        ("optimizer.params=[1]", r"There is no key optimizer.params. Keys of optimizer"),
         ("model.in_channels=3", r"There is no key model.in_channels."),
         ("schedule.pct_start=0.2", r"There is no key schedule.pct_start."),
         ("loss.reduction=sum", "loss.reduction must be one of mean, got 'sum'."),
