@@ -12,7 +12,7 @@ from convnets.callbacks import read_checkpoint
 from convnets.classifier import Classifier
 from convnets.configuration.rules import ConfigurationError
 from convnets.results.trained_run import load_run
-from convnets.training.building import build_classifier, build_datamodule, build_trainer
+from convnets.training.building import build_classifier, build_datamodule
 from convnets.training.checks import check_parts
 from convnets.training.schedule import Schedule
 from convnets.training.train import train
@@ -124,11 +124,16 @@ def test_a_run_from_anothers_weights_keeps_its_backbone_and_reports_cross_entrop
     assert result["metrics"]["val/loss"] == pytest.approx(2.3, abs=0.3)
 
 
-def test_a_frozen_backbone_without_weights_to_start_from_is_said(small, tmp_path, caplog):
-    build_trainer(small("model.freeze=backbone"), tmp_path)
+def checked(config):
+    datamodule = build_datamodule(config)
+    check_parts(config, build_classifier(config, datamodule), datamodule.num_classes)
+
+
+def test_a_frozen_backbone_without_weights_to_start_from_is_said(small, caplog):
+    checked(small("model.freeze=backbone"))
     assert "The backbone is frozen as it was drawn at random: start from weights" in caplog.text
     with pytest.raises(ConfigurationError, match=r"model.backbone_lr=0.1 would change: set one of the two"):
-        build_trainer(small("model.freeze=backbone", "model.backbone_lr=0.1"), tmp_path)
+        checked(small("model.freeze=backbone", "model.backbone_lr=0.1"))
 
 
 @pytest.mark.parametrize(

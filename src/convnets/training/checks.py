@@ -46,7 +46,6 @@ def check_combinations(config: DictConfig, callbacks: Sequence[Callback]) -> Non
             f"compile={config.compile} cannot accumulate gradients: set trainer.accumulate_grad_batches=1, or "
             "compile=true."
         )
-    _check_fine_tuning(config)
     if not any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
         return
     for key, value, fits, way_out in (
@@ -78,11 +77,13 @@ def _check_fine_tuning(config: DictConfig) -> None:
 
 
 def check_parts(config: DictConfig, classifier: Classifier, num_classes: int) -> None:
-    """Build an optimizer, and compute a loss: what these refuse, they refuse only then.
+    """Check how much of the network learns, build an optimizer, and compute a loss, which refuse options only then.
 
     Raises:
-        ConfigurationError: one of the two refuses its options, or the loss is no single number.
+        ConfigurationError: settings of the backbone exclude each other, optimizer or loss refuse their options, or the
+            loss is no single number.
     """
+    _check_fine_tuning(config)
     scores, labels = torch.zeros(2, num_classes), torch.zeros(2, dtype=torch.long)
     if config.data.get("mix", "none") != "none":
         labels = F.one_hot(labels, num_classes).float()

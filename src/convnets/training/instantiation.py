@@ -43,7 +43,12 @@ def refusals_explained() -> Iterator[None]:
         if isinstance(cause, ModuleNotFoundError) and cause.name == "timm":
             raise ConfigurationError(f"model=timm needs the extra `timm`: {installation('timm')}") from error
         if isinstance(cause, (ValueError, TypeError, ImportError, OSError)):
-            where = "" if not isinstance(cause, TypeError) else " (Compare the file in conf/ with the class.)"
+            where = (
+                " (Compare the file in conf/ with the class; what the training calls later, such as an optimizer or a "
+                "function, needs _partial_: true.)"
+                if isinstance(cause, TypeError)
+                else ""
+            )
             raise ConfigurationError(f"{cause}{where}") from error
         error.__cause__ = error.__context__ = None  # or each of the two would be the other's
         raise cause from None
