@@ -120,6 +120,7 @@ def test_a_run_from_anothers_weights_keeps_its_backbone_and_reports_cross_entrop
     second = load_run(tmp_path / "second").classifier
     changed = {name for name, value in second.network.state_dict().items() if not torch.equal(value, first[name])}
     assert changed == {"11.weight", "11.bias"}
+    assert "lenet (61,706 parameters, of which 850 learn) on" in (tmp_path / "second" / "train.log").read_text()
     assert result["metrics"]["train/loss"] < 0.8 * result["metrics"]["val/loss"]  # focal, and cross-entropy
     assert result["metrics"]["val/loss"] == pytest.approx(2.3, abs=0.3)
 

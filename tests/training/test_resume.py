@@ -469,7 +469,7 @@ def test_a_source_without_weights_is_refused(small, tmp_path):
         train(small("init.from_run=nowhere"), tmp_path / "run")
     train(small("trainer.max_epochs=1"), tmp_path / "lenet")
     other = small("model=vgg", BLOCKS, "data.resize=16", f"init.from_run={tmp_path / 'lenet'}")
-    with pytest.raises(NothingInitializedError, match=r"none of the weights in .* fits this network"):
+    with pytest.raises(NothingInitializedError, match=r"None of the weights in .* fits this network"):
         train(other, tmp_path / "vgg")
 
 

@@ -140,7 +140,10 @@ def recompose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> Di
     """Compose the application's configuration with other choices of groups and no overrides; not to be changed."""
     search_path = [word for word in hydra_config.overrides.hydra if word.startswith("hydra.searchpath=")]
     compose = functools.partial(_composed, GlobalHydra.instance().hydra, hydra_config.job.config_name)
+    usual = choices_made(compose(tuple(search_path)).hydra)
     words = [f"{group}={choice}" for group, choice in choices.items() if choice is not None]
+    if all(choice in (None, usual.get(group)) for group, choice in choices.items()):
+        words = []  # composed already; otherwise all are said, for a choice may bring another, as model=timm does
     return compose((*search_path, *words))
 
 
