@@ -19,7 +19,7 @@ from convnets.training.schedule import plans_steps
 # Callbacks that do the same whatever the number of epochs.
 INDEPENDENT_OF_EPOCHS = ("lightning.pytorch.callbacks.EarlyStopping",)
 # Other values of the stored configuration were derived from these when the run began, and do not follow them now.
-SOURCES_OF_OTHERS = ("model.lr", "init.from_run")
+SOURCES_OF_OTHERS = ("model.lr", "model.weights", "init.from_run")
 
 
 def extend(run: Run, changes: Sequence[str]) -> DictConfig:
