@@ -35,6 +35,7 @@ def fit(classifier, epochs=2):
     return classifier
 
 
+@pytest.mark.filterwarnings("ignore:.*in eval mode at the start")  # as `train` does
 def test_of_a_frozen_backbone_nothing_changes_and_only_batch_norm_is_not_in_training():
     before = {name: value.clone() for name, value in network().state_dict().items()}
     classifier = fit(Classifier(network(), SGD, freeze_backbone=True))
@@ -109,6 +110,13 @@ def test_a_training_with_groups_resumes_to_the_same_bits(small, tmp_path, names)
     assert (whole.path / "weights.safetensors").read_bytes() == (cut.path / "weights.safetensors").read_bytes()
     assert [row["train/loss"] for row in whole.rows()] == [row["train/loss"] for row in cut.rows()]
     assert 0 < whole.rows()[-1]["learning_rate"] < 0.1  # of the head
+
+
+def test_batch_norm_that_stays_as_it_is_makes_no_warning(small, tmp_path):
+    words = ["model=resnet18", "data.resize=16", "data.batch_size=8", "model.freeze=backbone"]
+    few = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]
+    train(small(*words, *few), tmp_path / "run")
+    assert load_run(tmp_path / "run").classifier.network[0][1].num_batches_tracked == 0
 
 
 def test_a_run_from_anothers_weights_keeps_its_backbone_and_reports_cross_entropy(small, tmp_path):

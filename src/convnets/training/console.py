@@ -81,6 +81,7 @@ def quieten_lightning() -> Iterator[None]:
             for message in (
                 ".*does not have many workers.*",  # the images are in memory
                 ".*your dataloader is not resumable.*",  # its sampler starts where the checkpoint was written
+                r".*module\(s\) in eval mode at the start.*",  # batch norm of a frozen backbone
                 ".*LeafSpec.*deprecated.*",  # Lightning's own calls of torch
                 ".*torch.distributed.nn.functional.all_gather.*deprecated.*",
             ):
