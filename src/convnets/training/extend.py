@@ -6,11 +6,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from convnets.configuration.composition import as_hydra_takes
-from convnets.configuration.content import changing_callbacks, content, to_compose_again
-from convnets.configuration.rules import ConfigurationError, check
+from convnets.configuration.content import changing_callbacks, content, flatten, to_compose_again
+from convnets.configuration.rules import ConfigurationError, check, unknown_key
 from convnets.configuration.shell import override, script
+from convnets.configuration.signatures import further_keys
 from convnets.files import RunFolderError
 from convnets.runs.run import Run
 from convnets.runs.sources import check_code
@@ -83,6 +85,7 @@ def _changed(stored: DictConfig, changes: Sequence[str]) -> DictConfig:
         ConfigurationError: a word cannot be read, or its key or value is wrong.
     """
     config = stored.copy()
+    OmegaConf.set_struct(config, True)  # an unknown key is an error
     for word in changes:
         key, separator, text = word.partition("=")
         if not separator:
@@ -93,7 +96,13 @@ def _changed(stored: DictConfig, changes: Sequence[str]) -> DictConfig:
                 raise HydraException
         except HydraException:
             raise ConfigurationError(f"{key} cannot be set to {text!r}: it is no value.") from None
-        OmegaConf.update(config, key, parsed.value())
+        try:
+            OmegaConf.update(config, key, parsed.value())
+        except OmegaConfBaseException:
+            values = flatten(OmegaConf.to_container(stored))
+            if key not in (further := further_keys(key, values)):
+                raise ConfigurationError(unknown_key(key, values | further)) from None
+            OmegaConf.update(config, key, parsed.value(), force_add=True)
     plain: Any = OmegaConf.to_container(config)
     check(plain, OmegaConf.to_container(stored))  # type: ignore[arg-type]
     return OmegaConf.create(plain)
