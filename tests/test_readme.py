@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 from support.repository import ROOT, hydra_context
 
+from convnets.configuration.composition import adding_keys
 from convnets.runs.run import STARTED_FILES
 from convnets.training.command import prepare
 from convnets.training.train import train
@@ -26,7 +27,7 @@ assert COMMANDS  # of none, pytest would test nothing
 def test_commands_compose(overrides):
     with hydra_context():
         words = [re.sub(r"(=[\w.]+),.*", r"\1", word) for word in shlex.split(overrides)]  # of a sweep, the first job
-        assert prepare(hydra.compose("train", words, return_hydra_config=True))[1]
+        assert prepare(hydra.compose("train", adding_keys(words), return_hydra_config=True))[1]
 
 
 def test_every_script_model_and_run_file_is_named():

@@ -1,7 +1,7 @@
-"""The LightningModule: any network, with cross-entropy, an optimizer and a schedule."""
+"""The LightningModule: any network, with a loss, an optimizer and a schedule."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import lightning
 import torch
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from convnets.data import Batch
+from convnets.networks import head_of
 
 
 class Tally(Metric):
@@ -59,7 +60,13 @@ class Classifier(lightning.LightningModule):
     Args:
         preprocess: turns images as the data set has them, bytes (N, C, H, W), into the network's, which then may be
             called with either.
-        optimizer: called with the parameters.
+        optimizer: called with the parameters that learn, as pairs of name and parameter; with a `backbone_lr`, with
+            two groups of them as torch's optimizers take these, the head's first.
+        loss: what training minimises: from scores (N, num_classes) and labels, (N,) or (N, num_classes), to their mean
+            loss, a scalar. By default cross-entropy, which validation and test report in any case.
+        freeze_backbone: all but the head (`convnets.networks.head_of`) stays as it is, the running statistics of batch
+            norm too.
+        backbone_lr: learning rate of all but the head.
         schedule: called with the optimizer and the trainer; returns the scheduler as Lightning takes it. None
             keeps the rate.
         channels_last: memory format of images and weights.
@@ -70,11 +77,14 @@ class Classifier(lightning.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        optimizer: Callable[[Any], Optimizer] | None = None,
         schedule: Callable[[Optimizer, lightning.Trainer], dict[str, Any]] | None = None,
         channels_last: bool = True,
         compile: bool | str = False,
         preprocess: Callable[[Tensor], Tensor] | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        freeze_backbone: bool = False,
+        backbone_lr: float | None = None,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -86,6 +96,13 @@ class Classifier(lightning.LightningModule):
         self._train_forward = torch.compile(step, dynamic=False, mode=mode) if compile else step
         self.optimizer = optimizer
         self.schedule = schedule
+        self.loss = loss
+        self.backbone_lr = backbone_lr
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            self.network.requires_grad_(False)
+            head_of(self.network).requires_grad_()
+            self.train()
         self.taken_over: frozenset[str] = frozenset()  # names of weights that come from another run
         self.train_tally = Tally()
         self.val_tally = Tally()
@@ -112,6 +129,16 @@ class Classifier(lightning.LightningModule):
         if logger is not False:
             self.logged[name] = None
         super().log(name, value, prog_bar, False, *others, **options)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, but for the batch norm of a frozen backbone: its statistics are part of what it is."""
+        super().train(mode)
+        if self.freeze_backbone:
+            head = {*head_of(self.network).modules()}
+            for layer in {*self.network.modules()} - head:
+                if getattr(layer, "track_running_stats", False):
+                    layer.training = False
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images (N, C, H, W), the network's input or bytes as the data set has them: (N, num_classes).
@@ -144,7 +171,7 @@ class Classifier(lightning.LightningModule):
         if isinstance(batch, Batch) and batch.earlier:
             raise RuntimeError("Several batches at once can only be trained on with the callback TrainingSteps.")
         scores = self._train_forward(images.to(memory_format=self.memory_format))
-        loss = F.cross_entropy(scores, labels)
+        loss = self.loss(scores, labels)
         self.train_tally.update(loss.detach(), scores.detach(), labels)
         if (num_ranks := self.trainer.world_size) > 1:
             if not isinstance(batch, Batch):
@@ -201,11 +228,27 @@ class Classifier(lightning.LightningModule):
         """Count from zero."""
         self.test_tally.reset()
 
-    def configure_optimizers(self) -> Any:
-        """Build the optimizer, and its schedule over the whole training."""
+    def build_optimizer(self) -> Optimizer:
+        """Build the optimizer of all parameters that learn.
+
+        Raises:
+            ValueError: there is none to build, or it refuses its options.
+        """
         if self.optimizer is None:
             raise ValueError("This Classifier was made without an optimizer: give it one to train.")
-        optimizer = self.optimizer(self.parameters())
+        learning = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+        if self.backbone_lr is None:
+            return self.optimizer(learning)
+        backbone = {*self.network.parameters()} - {*head_of(self.network).parameters()}
+        groups: list[dict[str, Any]] = [
+            {"params": [pair for pair in learning if pair[1] not in backbone]},
+            {"params": [pair for pair in learning if pair[1] in backbone], "lr": self.backbone_lr},
+        ]
+        return self.optimizer(groups)
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer, and its schedule over the whole training."""
+        optimizer = self.build_optimizer()
         if self.schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer, self.trainer)}

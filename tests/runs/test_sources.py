@@ -44,7 +44,7 @@ def test_a_training_goes_through_its_own_network_and_no_other(compose):
     modules = training_sources(compose("model=resnext18", "data=fashion_mnist_sample"))
     assert {name for name in modules if name.startswith("convnets.networks")} == {
         "convnets.networks.resnext", "convnets.networks.resnet", "convnets.networks.residual",
-        "convnets.networks.layers", "convnets.networks.lazy",
+        "convnets.networks.layers", "convnets.networks.lazy", "convnets.networks.head",
     }  # fmt: skip
     assert {*modules} >= {"convnets.classifier", "convnets.callbacks.steps", "convnets.data.sampling"}
     assert not any("dashboard" in name or "torch" in name for name in modules)

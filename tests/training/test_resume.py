@@ -431,6 +431,8 @@ def test_a_refused_extension_says_why_and_what_can_be_done(small, tmp_path):
         ("trainer.max_epochs=many", r"trainer\.max_epochs must be a whole number"),
         ("steps_per_execution=2", r"steps_per_execution is what its checkpoints count in, so .* cannot go on"),
         ("epochs=3", r"There is no key epochs\. Did you mean trainer\.max_epochs\?"),
+        ("optimizer.nesterov=true", r"optimizer\.nesterov decides what is learned"),
+        ("optimizer.nesterovv=true", r"There is no key optimizer\.nesterovv\. Did you mean optimizer\.nesterov\?"),
         ("nonsense", "is no KEY=VALUE"),
         ("trainer.max_epochs=[1", r"trainer\.max_epochs cannot be set to '\[1': it is no value"),
         ("trainer.max_epochs=4,5", r"trainer\.max_epochs cannot be set to '4,5': it is no value"),
@@ -469,7 +471,7 @@ def test_a_source_without_weights_is_refused(small, tmp_path):
         train(small("init.from_run=nowhere"), tmp_path / "run")
     train(small("trainer.max_epochs=1"), tmp_path / "lenet")
     other = small("model=vgg", BLOCKS, "data.resize=16", f"init.from_run={tmp_path / 'lenet'}")
-    with pytest.raises(NothingInitializedError, match=r"none of the weights in .* fits this network"):
+    with pytest.raises(NothingInitializedError, match=r"None of the weights in .* fits this network"):
         train(other, tmp_path / "vgg")
 
 

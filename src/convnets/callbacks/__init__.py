@@ -11,7 +11,13 @@ from convnets.callbacks.checkpoints import (
 )
 from convnets.callbacks.finite_loss import FiniteLoss, NonFiniteLossError
 from convnets.callbacks.history import History
-from convnets.callbacks.initialization import KaimingInit, NothingInitializedError, WeightsFromRun, XavierInit
+from convnets.callbacks.initialization import (
+    KaimingInit,
+    NothingInitializedError,
+    WeightsFromRun,
+    XavierInit,
+    take_over,
+)
 from convnets.callbacks.progress import Progress, TimeEstimate
 from convnets.callbacks.shared_cores import SharedCores
 from convnets.callbacks.steps import TrainingSteps
@@ -35,4 +41,5 @@ __all__ = [
     "check_fits",
     "newest_checkpoint",
     "read_checkpoint",
+    "take_over",
 ]

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,28 @@ class WeightsFromRun(Callback):
         assert isinstance(pl_module, Classifier)
         if self.digest is not None and file_digest(self.path) != self.digest:
             raise ValueError(f"init.from_run: {self.path} holds other weights than when this run was started from it.")
-        source, target = safetensors.torch.load_file(self.path), pl_module.network.state_dict()
-        fitting = {
-            name: value for name, value in source.items() if name in target and target[name].shape == value.shape
-        }
-        if not any(value.is_floating_point() for value in fitting.values()):
-            raise NothingInitializedError(f"init.from_run: none of the weights in {self.path} fits this network.")
-        pl_module.network.load_state_dict(fitting, strict=False)
-        pl_module.taken_over = frozenset(f"network.{name}" for name in fitting)
-        log.info("%d of %d tensors are those of %s", len(fitting), len(target), self.path)
-        for name in [name for name in {**source, **target} if name not in fitting]:
-            there, here = (str(tuple(d[name].shape)) if name in d else "absent" for d in (source, target))
-            log.info("  %s is %s there and %s here: %s", name, there, here, "new" if name in target else "left out")
+        take_over(safetensors.torch.load_file(self.path), pl_module, self.path)
+
+
+def take_over(source: Mapping[str, Tensor], classifier: Classifier, place: Path | str) -> None:
+    """Copy tensors into the network where names and shapes are the same; log which stay new, such as the head's.
+
+    Args:
+        place: where they come from, for messages.
+
+    Raises:
+        NothingInitializedError: none of them fits.
+    """
+    target = classifier.network.state_dict()
+    fitting = {name: value for name, value in source.items() if name in target and target[name].shape == value.shape}
+    if not any(value.is_floating_point() for value in fitting.values()):
+        raise NothingInitializedError(f"None of the weights in {place} fits this network.")
+    classifier.network.load_state_dict(fitting, strict=False)
+    classifier.taken_over = frozenset(f"network.{name}" for name in fitting)
+    log.info("%d of %d tensors are those of %s", len(fitting), len(target), place)
+    for name in [name for name in {**source, **target} if name not in fitting]:
+        there, here = (str(tuple(d[name].shape)) if name in d else "absent" for d in (source, target))
+        log.info("  %s is %s there and %s here: %s", name, there, here, "new" if name in target else "left out")
 
 
 class _WeightInit(Callback):

@@ -14,11 +14,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from convnets.configuration.content import flatten
 from convnets.configuration.rules import PATHS, ConfigurationError, check
 from convnets.configuration.shell import CONFIG_DIR, quoted
+from convnets.configuration.signatures import further_keys
 
 CONFIG_NAME = "train"  # of conf/train.yaml
-GROUPS = ("model", "data", "optimizer", "schedule", "init", "callbacks")  # of conf/, whose choice names a run
+GROUPS = ("model", "data", "loss", "optimizer", "schedule", "init", "callbacks")  # of conf/, whose choice names a run
 
 
 def choices_of(group: str, folders: Sequence[Path]) -> list[str]:
@@ -85,6 +87,33 @@ def as_hydra_takes(word: str, replace: Callable[[str], str] = str) -> str:
     return f"{key}={','.join(_item_as_hydra_takes(key, replace(item)) for item in value.split(','))}"
 
 
+def adding_keys(words: Sequence[str]) -> list[str]:
+    """The overrides, with `++` before a key that no file of its group's choice lists, which Hydra would refuse.
+
+    Whether there is such a key, `check` finds out by the class that the group calls.
+    """
+    folders, main = config_dirs(words), (CONFIG_DIR / f"{CONFIG_NAME}.yaml").read_text()
+    chosen = dict(word.split("=", 1) for word in words if re.match(r"[\w/]+=", word))
+    added = []
+    for word in words:
+        match = re.match(r"(\w+)\.([\w.]+)=", word)
+        if match and (CONFIG_DIR / match[1]).is_dir():
+            names = chosen[match[1]].split(",") if match[1] in chosen else choices_of(match[1], folders)
+            texts = [main, *_texts(match[1], names, folders)]
+            if not any(re.search(rf"^\s*{match[2].rpartition('.')[2]}:", text, re.MULTILINE) for text in texts):
+                word = f"++{word}"
+        added.append(word)
+    return added
+
+
+def _texts(group: str, names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The files of these choices of a group, and of the choices that they begin with."""
+    paths = [folder / group / f"{name.strip()}.yaml" for name in names for folder in folders]
+    texts = [path.read_text() for path in paths if path.is_file()]
+    begun = [name for text in texts for name in re.findall(r"^ *- (\w+)$", text, re.MULTILINE)]
+    return [*texts, *(_texts(group, begun, folders) if begun else [])]
+
+
 def _item_as_hydra_takes(key: str, item: str) -> str:
     """One of the values of a sweep, or the only one."""
     if key.lstrip("+") in PATHS and re.match(r"~(/|$)", item):
@@ -112,7 +141,9 @@ def recompose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> Di
     search_path = [word for word in hydra_config.overrides.hydra if word.startswith("hydra.searchpath=")]
     compose = functools.partial(_composed, GlobalHydra.instance().hydra, hydra_config.job.config_name)
     usual = choices_made(compose(tuple(search_path)).hydra)
-    words = [f"{group}={choice}" for group, choice in choices.items() if choice not in (None, usual.get(group))]
+    words = [f"{group}={choice}" for group, choice in choices.items() if choice is not None]
+    if all(choice in (None, usual.get(group)) for group, choice in choices.items()):
+        words = []  # composed already; otherwise all are said, for a choice may bring another, as model=timm does
     return compose((*search_path, *words))
 
 
@@ -141,9 +172,19 @@ def checked(root: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     config = resolve(root)
     reference = resolve(recompose(root.hydra, {**choices, "experiment": None, "sweep": None}), complete=False)
     check(config, reference)
+    _leave_out_defaults(config, reference)
     if config["data"]["holdout"] == 0 and (sweeper := root.hydra.runtime.choices["hydra/sweeper"]) != "basic":
         raise ConfigurationError(
             f"hydra/sweeper={sweeper} chooses by val/accuracy, and with data.holdout=0 the test split would choose the "
             "hyperparameters: set data.holdout=5000, or another number of training images to choose on."
         )
     return config, reference
+
+
+def _leave_out_defaults(config: dict[str, Any], reference: Mapping[str, Any]) -> None:
+    """Remove keys that no file lists and that have their class's own default, so that they make no other run."""
+    values = flatten(config)
+    for key in values.keys() - flatten(reference).keys():
+        if further_keys(key, values).get(key) == values[key] is not None:
+            *parents, last = key.split(".")
+            functools.reduce(lambda node, name: node[name], parents, config).pop(last)

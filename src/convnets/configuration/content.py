@@ -39,6 +39,9 @@ NO_VALUE: Mapping[str, Any] = {
     "computation": 1,
     "data.mix": "none",
     "data.normalize": "none",
+    "loss._target_": "torch.nn.CrossEntropyLoss",
+    "loss.label_smoothing": 0,
+    "model.pretrained": False,
     "optimizer.fused": False,
     "schedule.monitor": "val/loss",
     "steps_per_execution": 1,
@@ -61,6 +64,8 @@ NO_OPTION: Mapping[str, Mapping[str, Any]] = {
 }
 # Data sets whose bytes are verified, so that their folder decides nothing. The folder of any other set is content.
 VERIFIED = ("convnets.data.FashionMNISTDataModule", "convnets.data.FashionMNISTSampleDataModule")
+CHECKSUMS = {"init.weights": "init.from_run", "model.weights_digest": "model.weights"}  # and what they are of
+TIMM = "convnets.networks.timm.create"
 LIMITS = tuple(f"trainer.limit_{stage}_batches" for stage in ("train", "val", "test"))  # where 1 is no share
 
 
@@ -113,8 +118,9 @@ def meanings(config: Mapping[str, Any]) -> dict[str, Any]:
         flat.pop("data.dir", None)
     elif isinstance(folder := flat.get("data.dir"), str):
         flat["data.dir"] = str(Path(folder).expanduser().absolute())
-    if flat.get("init.weights") is not None:  # the weights' checksum says more than where they are
-        flat.pop("init.from_run", None)
+    for checksum, key in CHECKSUMS.items():
+        if flat.get(checksum) is not None:  # which says more than where the weights are
+            flat.pop(key, None)
     return {
         key: value
         for key, value in flat.items()
@@ -168,12 +174,19 @@ def _same(x: Any, y: Any) -> bool:
     return json.dumps(x, sort_keys=True) == json.dumps(y, sort_keys=True)  # where true is not 1
 
 
+def choices_of_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices of groups that a run recorded: the first runs none, or none of a loss."""
+    model, recorded = config.get("model"), config.get("choices", {})
+    name = model.get("name") if isinstance(model, Mapping) else None
+    return {"model": name, **({"loss": "cross_entropy"} if recorded else {}), **recorded}
+
+
 def to_compose_again(config: Mapping[str, Any]) -> dict[str, Any]:
     """The choices of groups and the keys that compose the configuration, as far as they decide its result."""
-    choices = {"model": config["model"]["name"], **config.get("choices", {})}
+    choices = choices_of_run(config)
     kept = [group for group in choices if group in config and (group != "callbacks" or changing_callbacks(config))]
     meant = meanings(config)
-    changes = {key: meant[key] for key in config.get("changes", ()) if key in meant and key != "init.weights"}
+    changes = {key: meant[key] for key in config.get("changes", ()) if key in meant and key not in CHECKSUMS}
     switched_off = {f"callbacks.{name}": None for name, item in config.get("callbacks", {}).items() if not item}
     return {group: choices[group] for group in kept if choices[group]} | changes | switched_off
 

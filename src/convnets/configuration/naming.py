@@ -12,7 +12,7 @@ from convnets.configuration.composition import choices_made, recompose
 from convnets.configuration.content import changing_callbacks, content_hash, differences, flatten, is_part_of
 from convnets.configuration.rules import ConfigurationError
 
-GROUPS_NAMED = ("data", "optimizer", "schedule", "init", "trainer")  # in a run's name, beside the model
+GROUPS_NAMED = ("data", "loss", "optimizer", "schedule", "init", "trainer")  # in a run's name, beside the model
 # Overrides that change no result, and so not a sweep's name.
 NOT_IN_NAMES = ("sweep_name", "ignore_code_changes", "callbacks", "logger", "launcher", "checkpoint", "data.dir")
 
@@ -50,8 +50,8 @@ def sweep_name(name: str | None, task_overrides: Sequence[str], sweeper: Mapping
         raise ConfigurationError(f"{several[0]}: one recorded sweep at a time.")
     if name is not None:
         return str(name)
-    overrides = {str(word) for word in task_overrides}
-    words = sorted(word for word in overrides if not is_part_of(word.lstrip("+~").partition("=")[0], NOT_IN_NAMES))
+    overrides = {str(word).lstrip("+") for word in task_overrides}
+    words = sorted(word for word in overrides if not is_part_of(word.lstrip("~").partition("=")[0], NOT_IN_NAMES))
     searched = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     readable = re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:70].strip("_.")
     return f"{readable}-{hashlib.sha256(json.dumps([words, searched]).encode()).hexdigest()[:8]}".lstrip("-")

@@ -1,6 +1,7 @@
 """The values that each key may have, and what is wrong with a configuration. Knows no torch.
 
-The keys of a configuration are those of the files in conf/ that it is composed of; `RULES` adds types and ranges.
+The keys of a configuration are those of the files in conf/ that it is composed of, and the arguments of the classes
+that it calls; `RULES` adds types and ranges.
 """
 
 import difflib
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convnets.configuration.content import flatten
+from convnets.configuration.content import flatten, is_part_of
+from convnets.configuration.signatures import further_keys
 
 
 class ConfigurationError(ValueError):
@@ -137,6 +139,14 @@ RULES: Mapping[str, Rule] = {
     ),
     "data.mix": one_of("none", "mixup", "cutmix"),
     "data.normalize": one_of("none", "standard"),
+    "model.arch": TEXT,
+    "model.pretrained": FLAG,
+    "model.weights": optional(PATH),
+    "model.freeze": optional(one_of("backbone")),
+    "model.backbone_lr": optional(POSITIVE),
+    "loss.label_smoothing": PROBABILITY,
+    "loss.gamma": NOT_NEGATIVE,
+    "loss.reduction": one_of("mean"),
     "optimizer.lr": POSITIVE,
     "optimizer.momentum": PROBABILITY,
     "optimizer.weight_decay": NOT_NEGATIVE,
@@ -175,21 +185,26 @@ def check(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: a key that is unknown or missing, a value of a wrong type or out of range.
     """
-    known, values = flatten(reference), flatten(config)
+    listed, values = flatten(reference), flatten(config)
+    known = dict(listed)
     for key, value in values.items():
         if key.startswith(SWITCHES) and (value is None or value is False) and key.count(".") == 1:
             continue
+        if key not in known:
+            known = known | further_keys(key, values) | known  # those of the files come first
         is_group = known.get(key) == {} or (key not in known and any(other.startswith(f"{key}.") for other in known))
         if is_group and value != {}:
             raise ConfigurationError(f"{key} holds several keys, got {value!r}: set one of them.")
         if key not in known:
+            if is_part_of(key, tuple(further_keys(key, values))):  # within an argument that is a mapping
+                continue
             raise ConfigurationError(unknown_key(key, known))
         if key in RULES:
             if not RULES[key].allows(value):
                 raise ConfigurationError(f"{key} must be {RULES[key].wording}, got {value!r}.")
         elif not _same_type(value, known[key]):
             raise ConfigurationError(f"{key} must be {_type_name(known[key])} such as {known[key]!r}, got {value!r}.")
-    for key in known:
+    for key in listed:
         parent = ".".join(key.split(".")[:2])
         if key not in values and not (parent in values and parent.startswith(SWITCHES)):
             raise ConfigurationError(f"{key} has no value: do not remove it, set {key}=VALUE.")
@@ -210,7 +225,7 @@ def _type_name(value: Any) -> str:
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     """Say that a key does not exist, and which one may be meant."""
-    candidates = {*known, *(name.rsplit(".", 1)[0] for name in known)}
+    candidates = {*(name for name in known if "._" not in name), *(name.rsplit(".", 1)[0] for name in known)}
     section, _, last = key.rpartition(".")
 
     def likeness(candidate: str) -> float:

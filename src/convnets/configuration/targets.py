@@ -19,12 +19,13 @@ def check_targets(config: Any, trusted: Sequence[str], source: str) -> None:
         ConfigurationError: a target is neither in conf/ nor trusted.
     """
     allowed = [*shipped_targets(), *trusted, None]
+    refused = {key: value for key, value in nodes(config) if key.endswith("_target_") and value not in allowed}
+    for key, value in refused.items():
+        raise ConfigurationError(
+            f"{source} calls {value!r} ({key}), which no file in {CONFIG_DIR} does, so nothing was called. If you "
+            f"know who wrote it: {' '.join(f'--trust {name}' for name in refused.values())}"
+        )
     for key, value in nodes(config):
-        if key.rpartition(".")[2] == "_target_" and value not in allowed:
-            raise ConfigurationError(
-                f"{source} calls {value!r} ({key}), which no file in {CONFIG_DIR} does, so nothing was called. If you "
-                f"know who wrote it: --trust {value}"
-            )
         if isinstance(value, str) and "${" in value:  # which may make a mapping with a target, in a list too
             raise ConfigurationError(f"{source} is not resolved: {key}={value}. A run's own configuration is.")
 

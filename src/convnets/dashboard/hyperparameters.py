@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from convnets.configuration.composition import GROUPS
-from convnets.configuration.content import NOT_CONTENT, changing_callbacks, flatten, is_part_of
+from convnets.configuration.content import NOT_CONTENT, changing_callbacks, choices_of_run, flatten, is_part_of
 from convnets.configuration.rules import RULES
 from convnets.configuration.shell import CONFIG_DIR
 
@@ -56,7 +56,7 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Of a configuration without recorded choices, the model is the only choice.
     """
-    choices = {"model": config["model"]["name"], **config.get("choices", {})}
+    choices = choices_of_run(config)
     config = {**config, "callbacks": changing_callbacks(config)}
     if not config["callbacks"]:
         choices.pop("callbacks", None)

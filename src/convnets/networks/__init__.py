@@ -3,6 +3,7 @@
 from convnets.networks.alexnet import AlexNet
 from convnets.networks.densenet import DenseBlock, DenseNet, transition
 from convnets.networks.googlenet import GoogLeNet, Inception
+from convnets.networks.head import head_of
 from convnets.networks.lazy import give_sizes
 from convnets.networks.lenet import LeNet
 from convnets.networks.nin import NiN
@@ -31,6 +32,7 @@ __all__ = [
     "Residual",
     "as_table",
     "give_sizes",
+    "head_of",
     "summarize",
     "transition",
 ]

@@ -10,7 +10,10 @@ from convnets.runs.finding import find_folders, find_runs
 from convnets.runs.run import read_run
 
 # Content that hardly changes how long a run takes.
-NOT_IN_DURATION = ("seed", "data.seed", "data.split_seed", "data.holdout", "model.lr", "optimizer", "schedule", "init")
+NOT_IN_DURATION = (
+    *("seed", "data.seed", "data.split_seed", "data.holdout", "model.lr", "model.backbone_lr"),
+    *("loss", "optimizer", "schedule", "init"),
+)
 
 
 def known_seconds(config: Mapping[str, Any]) -> float | None:

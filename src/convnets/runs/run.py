@@ -15,7 +15,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from convnets.configuration.composition import GROUPS
-from convnets.configuration.content import MOVED, NOT_RECIPE, changing_callbacks, content, differences, flatten
+from convnets.configuration.content import (
+    MOVED,
+    NOT_RECIPE,
+    changing_callbacks,
+    choices_of_run,
+    content,
+    differences,
+    flatten,
+)
 from convnets.configuration.shell import script
 from convnets.configuration.targets import check_targets, shipped_targets
 from convnets.files import RunFolderError, now, read_json, read_table, removal, shown, typed, write_atomically
@@ -122,8 +130,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The choices of groups (`init`: `xavier`), then the dotted keys that decide the result, seeds left out."""
         config = self.stored_config
-        model = config.get("model")
-        choices = {"model": model.get("name") if isinstance(model, Mapping) else None, **config.get("choices", {})}
+        choices = choices_of_run(config)
         if not changing_callbacks(config):
             choices.pop("callbacks", None)
         deciding = {key: value for key, value in content(config).items() if key not in NOT_RECIPE}

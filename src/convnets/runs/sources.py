@@ -11,12 +11,11 @@ import logging
 import sys
 import sysconfig
 from collections.abc import Mapping
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from convnets.configuration.content import changing_callbacks
+from convnets.configuration.signatures import imports, parsed, path_of, spec_of
 from convnets.configuration.targets import nodes
 from convnets.files import RunFolderError, read_json, removal, shown, write_atomically
 
@@ -24,10 +23,11 @@ log = logging.getLogger(__name__)
 RECORD = "code.json"  # in a run's folder
 # What every training goes through here, beside what its configuration calls.
 ALWAYS = (
-    *("convnets.callbacks.initialization", "convnets.callbacks.steps", "convnets.classifier", "convnets.networks.lazy"),
+    *("convnets.callbacks.initialization", "convnets.callbacks.steps", "convnets.classifier"),
+    *("convnets.networks.head", "convnets.networks.lazy"),
     *("convnets.training.building", "convnets.training.instantiation", "convnets.training.schedule"),
 )
-PARTS = ("model", "data", "optimizer", "schedule", "init")
+PARTS = ("model", "data", "loss", "optimizer", "schedule", "init")
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 # Of released packages a result records the version.
 WELL_KNOWN = ("torch", "torchvision", "lightning", "torchmetrics", "hydra", "omegaconf", "timm")
@@ -46,7 +46,7 @@ def training_sources(config: Mapping[str, Any]) -> dict[str, str]:
         if is_target and target.partition(".")[0] not in WELL_KNOWN and (defined := _defining_module(target)):
             _follow(*defined, found)
     for name in ALWAYS:
-        if path := _path_of(name):
+        if path := path_of(name):
             found[name] = path
     return {name: digest(path) for name, path in sorted(found.items())}
 
@@ -91,43 +91,18 @@ def check_code(run_dir: Path, config: Mapping[str, Any]) -> None:
     )
 
 
-def _path_of(module: str) -> Path | None:
-    """The file of a module, None where there is none to read."""
-    first, *rest = module.split(".")
-    spec = _spec(first, tuple(sys.path))
-    if spec is None:
-        return None
-    if not rest:
-        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-    for folder in spec.submodule_search_locations or ():
-        base = Path(folder).joinpath(*rest)
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
-            if path.is_file():
-                return path
-    return None
-
-
-@functools.lru_cache(maxsize=512)
-def _spec(package: str, search_path: tuple[str, ...]) -> ModuleSpec | None:
-    """Where a top-level package lies, which to find out imports nothing."""
-    try:
-        return find_spec(package)
-    except (ImportError, ValueError):
-        return None
-
-
 def _defining_module(name: str, passed: frozenset[str] = frozenset()) -> tuple[str, Path] | None:
     """The module in which a dotted name is defined: not the package that passes it on.
 
     Args:
         passed: names that led here; modules that import a name from each other would be gone round for ever.
     """
-    if path := _path_of(name):
+    if path := path_of(name):
         return name, path
     module, _, last = name.rpartition(".")
     while module:
-        if path := _path_of(module):
-            for origin, names in _imports(module, path):
+        if path := path_of(module):
+            for origin, names in imports(module, path):
                 further = f"{origin}.{last}"
                 if last not in names or origin == module or further in passed:
                     continue
@@ -143,7 +118,7 @@ def _follow(module: str, path: Path, found: dict[str, Path]) -> None:
     if module in found:
         return
     found[module] = path
-    for origin, names in _imports(module, path):
+    for origin, names in imports(module, path):
         same_package = origin.partition(".")[0] == module.partition(".")[0]
         if not (same_package or origin.startswith("convnets.") or _is_users(origin)):
             continue
@@ -154,7 +129,7 @@ def _follow(module: str, path: Path, found: dict[str, Path]) -> None:
 
 def _is_users(module: str) -> bool:
     """Whether it is neither of the standard library nor of an installed package."""
-    spec = _spec(module.partition(".")[0], tuple(sys.path))
+    spec = spec_of(module.partition(".")[0], tuple(sys.path))
     places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
     path = next((Path(place).resolve() for place in places if place), STANDARD_LIBRARY)
     installed = {"site-packages", "dist-packages"} & {*path.parts} or _is_recorded(path)
@@ -169,20 +144,6 @@ def _is_recorded(package: Path) -> bool:
     return any(line.startswith(names) for record in records for line in record.read_text().splitlines())
 
 
-def _imports(module: str, path: Path) -> list[tuple[str, tuple[str, ...]]]:
-    """Modules that the file imports, each with the names it takes from there; none for a module as a whole."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found: list[tuple[str, tuple[str, ...]]] = []
-    for node in ast.walk(_parsed(path, path.stat().st_mtime_ns)):
-        if isinstance(node, ast.Import):
-            found += [(alias.name, ()) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            origin = ".".join([*above, *([node.module] if node.module else [])])
-            found.append((origin, tuple(alias.name for alias in node.names)))
-    return found
-
-
 def digest(path: Path) -> str:
     """Sixteen hexadecimal digits of a file's code; of a file that is no Python, of its bytes."""
     return _digest(path, path.stat().st_mtime_ns)
@@ -191,15 +152,10 @@ def digest(path: Path) -> str:
 @functools.lru_cache(maxsize=512)
 def _digest(path: Path, changed: int) -> str:
     try:
-        code = repr(_essence(_parsed(path, changed)))
+        code = repr(_essence(parsed(path, changed)))
     except SyntaxError:
         code = path.read_text(errors="replace")
     return hashlib.sha256(code.encode()).hexdigest()[:16]
-
-
-@functools.lru_cache(maxsize=512)
-def _parsed(path: Path, changed: int) -> ast.Module:
-    return ast.parse(path.read_bytes())
 
 
 def _essence(node: Any) -> Any:

@@ -21,17 +21,22 @@ from convnets.callbacks import (
     SharedCores,
     TrainingSteps,
     WeightsFromRun,
+    take_over,
 )
 from convnets.classifier import Classifier
+from convnets.configuration.content import TIMM
 from convnets.configuration.rules import ConfigurationError
 from convnets.data import ImageDataModule
+from convnets.files import file_digest
 from convnets.memory import keep_freed_memory
 from convnets.networks import give_sizes
+from convnets.networks.timm import pretrained_weights
 from convnets.runs.finding import find_run
 from convnets.training.checks import check_combinations
 from convnets.training.instantiation import instantiate, refusals_explained
 from convnets.training.schedule import Schedule
 
+NOT_NETWORKS = ("name", "lr", "image_size", "freeze", "backbone_lr")  # keys of `model` that are no arguments of it
 STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(backward|zero_grad|opt)|after_back", name)]
 
 
@@ -48,7 +53,7 @@ def build_classifier(config: DictConfig, datamodule: ImageDataModule) -> Classif
         ConfigurationError: the network does not take such images or options.
     """
     torch.manual_seed(config.seed)  # biases, and weights that no callback initialises, are drawn here
-    options = {key: value for key, value in config.model.items() if key not in ("name", "lr", "image_size")}
+    options = {key: value for key, value in config.model.items() if key not in NOT_NETWORKS}
     network = instantiate(
         OmegaConf.create(options),
         image_size=config.data.resize,
@@ -59,15 +64,37 @@ def build_classifier(config: DictConfig, datamodule: ImageDataModule) -> Classif
         give_sizes(network, config.data.resize, datamodule.num_channels)
     if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise ConfigurationError("compile=true needs a C++ compiler (on Debian and Ubuntu: apt install g++).")
-    return Classifier(
-        network,
-        instantiate(config.optimizer),
-        _build_schedule(config, datamodule),
-        channels_last=config.channels_last,
-        compile=config.compile,
-        # An average of the weights copies the classifier: the method would be copied with all images.
-        preprocess=lambda images: datamodule.to_network_input(images),
-    )
+    loss = {"loss": instantiate(config.loss)} if "loss" in config else {}  # which the first runs' configurations lack
+    with refusals_explained():
+        return Classifier(
+            network,
+            instantiate(config.optimizer),
+            _build_schedule(config, datamodule),
+            channels_last=config.channels_last,
+            compile=config.compile,
+            freeze_backbone=config.model.get("freeze") is not None,
+            backbone_lr=config.model.get("backbone_lr"),
+            # An average of the weights copies the classifier: the method would be copied with all images.
+            preprocess=lambda images: datamodule.to_network_input(images),
+            **loss,
+        )
+
+
+def start_from_pretrained(config: DictConfig, classifier: Classifier, datamodule: ImageDataModule) -> None:
+    """Give a network of timm the pretrained weights that the configuration asks for, if any.
+
+    Raises:
+        ConfigurationError: they cannot be fetched or read, or do not fit.
+    """
+    model = config.model
+    if model._target_ != TIMM or not (model.pretrained or model.weights):
+        return
+    path = None if model.weights is None else Path(model.weights)
+    with refusals_explained(), torch.random.fork_rng(devices=[]):
+        if path is not None and file_digest(path) != model.weights_digest:
+            raise ValueError(f"model.weights={path} holds other weights than when this run was named.")
+        source = pretrained_weights(model.arch, config.data.resize, datamodule.num_channels, path)
+        take_over(source, classifier, path or f"timm's {model.arch}")
 
 
 def _build_schedule(config: DictConfig, datamodule: ImageDataModule) -> Schedule | None:

@@ -2,12 +2,16 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import lightning
+import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from omegaconf import DictConfig
 
 from convnets.classifier import Classifier
+from convnets.configuration.content import TIMM
 from convnets.configuration.rules import CUDA_GRAPH_MODES, ConfigurationError
 from convnets.data import ImageDataModule
 from convnets.training.instantiation import refusals_explained
@@ -56,6 +60,43 @@ def check_combinations(config: DictConfig, callbacks: Sequence[Callback]) -> Non
             )
 
 
+def _check_fine_tuning(config: DictConfig) -> None:
+    freeze, backbone_lr, pretrained, weights = map(config.model.get, ("freeze", "backbone_lr", "pretrained", "weights"))
+    if config.model._target_ == TIMM and pretrained and weights:
+        raise ConfigurationError(f"model.pretrained=true does not go with model.weights={weights}: set one of the two.")
+    if freeze and backbone_lr:
+        raise ConfigurationError(
+            f"model.freeze={freeze} leaves the backbone as it is, which model.backbone_lr={backbone_lr} would change: "
+            "set one of the two."
+        )
+    if freeze and not (pretrained or weights or config.init.get("from_run")):
+        log.warning(
+            "The backbone is frozen as it was drawn at random: start from weights, with init.from_run=RUN, or with "
+            "model=timm and model.pretrained=true."
+        )
+
+
+def check_parts(config: DictConfig, classifier: Classifier, num_classes: int) -> None:
+    """Check how much of the network learns, build an optimizer, and compute a loss, which refuse options only then.
+
+    Raises:
+        ConfigurationError: settings of the backbone exclude each other, optimizer or loss refuse their options, or the
+            loss is no single number.
+    """
+    _check_fine_tuning(config)
+    scores, labels = torch.zeros(2, num_classes), torch.zeros(2, dtype=torch.long)
+    if config.data.get("mix", "none") != "none":
+        labels = F.one_hot(labels, num_classes).float()
+    for key, attempt in (("optimizer", classifier.build_optimizer), ("loss", lambda: classifier.loss(scores, labels))):
+        target = config.get(key, {}).get("_target_")
+        try:
+            result: Any = attempt()
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"{key} ({target}): {error}") from error
+    if getattr(result, "shape", None) != ():
+        raise ConfigurationError(f"loss ({target}) must return the mean loss, a single number, got {result!r}.")
+
+
 def load_and_check_images(
     config: DictConfig, datamodule: ImageDataModule, trainer: lightning.Trainer, classifier: Classifier
 ) -> None:
@@ -65,6 +106,7 @@ def load_and_check_images(
         ConfigurationError: the images cannot be split or shared as the configuration says, some batch is too small for
             the network, or the schedule does not fit the length of the training.
     """
+    check_parts(config, classifier, datamodule.num_classes)
     datamodule.prepare_data()
     datamodule.trainer = trainer
     with refusals_explained():
@@ -80,8 +122,7 @@ def load_and_check_images(
         )
         check_last_batch(classifier.network, lambda number: datamodule.to_network_input(images[:number]), sharing)
         if isinstance(classifier.schedule, Schedule):
-            assert classifier.optimizer is not None
-            classifier.schedule.check(classifier.optimizer(classifier.parameters()), trainer)
+            classifier.schedule.check(classifier.build_optimizer(), trainer)
             if str(classifier.schedule.monitor).startswith("val/") and config.data.holdout == 0:
                 log.warning(
                     "The learning rate follows %s, which with data.holdout=0 is that of the test split, so the result "

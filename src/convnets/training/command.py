@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from convnets.configuration.composition import (
     CONFIG_NAME,
     GROUPS,
+    adding_keys,
     as_hydra_takes,
     checked,
     choices_made,
@@ -25,7 +26,7 @@ from convnets.configuration.composition import (
     recompose,
     resolve,
 )
-from convnets.configuration.content import COMPUTATION, NOT_RECIPE, content_hash, differences
+from convnets.configuration.content import COMPUTATION, NOT_RECIPE, TIMM, content_hash, differences
 from convnets.configuration.errors import USERS_WISH, errors_explained, wants_traceback
 from convnets.configuration.naming import run_name, sweep_name
 from convnets.configuration.rules import ConfigurationError
@@ -52,6 +53,8 @@ def prepare(root: DictConfig) -> tuple[dict[str, Any], str]:
     config, reference = checked(root)
     if (source := config["init"].get("from_run")) is not None:
         config["init"].update(_weights_to_start_from(source))
+    if config["model"]["_target_"] == TIMM and (path := config["model"].get("weights")) is not None:
+        config["model"].update(_weights_of_file(path))
     choices = choices_made(root.hydra)
     chosen = resolve(recompose(root.hydra, {group: choices[group] for group in GROUPS}), complete=False)
     changes = sorted(differences(config, chosen))
@@ -75,6 +78,14 @@ def _weights_to_start_from(run: str) -> dict[str, str]:
     return {"from_run": str(folder), "weights": digest}
 
 
+def _weights_of_file(path: str) -> dict[str, str]:
+    """A file of weights and its checksum, as keys of `model`."""
+    try:
+        return {"weights": str(Path(path).absolute()), "weights_digest": file_digest(Path(path))}
+    except OSError as error:
+        raise ConfigurationError(f"model.weights={path} cannot be read: {error.strerror}.") from None
+
+
 def expected_band(config: Mapping[str, Any], hydra_config: DictConfig) -> list[float] | None:
     """The published accuracy of this very recipe, whatever its seed and device: the chosen experiment's, or the book's.
 
@@ -96,7 +107,7 @@ def compose(overrides: Sequence[str]) -> tuple[DictConfig, str]:
         ConfigurationError: a key or a value is wrong.
     """
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        root = hydra.compose(CONFIG_NAME, [_as_hydra_takes(word) for word in overrides], return_hydra_config=True)
+        root = hydra.compose(CONFIG_NAME, adding_keys([*map(_as_hydra_takes, overrides)]), return_hydra_config=True)
         config, name = prepare(root)
         config["expected"] = expected_band(config, root.hydra)
     return OmegaConf.create(config), name
@@ -125,7 +136,7 @@ def main(task: Callable[[DictConfig, Path], Any]) -> Callable[[], Any]:
     def run() -> Any:
         with errors_explained(words):
             os.environ[USERS_WISH] = "1" if wants_traceback() else "0"  # for the processes started from here
-            sys.argv[1:] = map(_as_hydra_takes, sys.argv[1:])
+            sys.argv[1:] = adding_keys([*map(_as_hydra_takes, sys.argv[1:])])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error and exits by itself
             return hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(start)()
 

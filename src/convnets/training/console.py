@@ -19,12 +19,17 @@ from convnets.text import count, duration, folded, terminal_width
 
 def describe_training(config: DictConfig, datamodule: ImageDataModule, classifier: Classifier) -> str:
     """Name the network and the images that a training starts with."""
-    num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
+    parameters = [*classifier.network.parameters()]
+    num_parameters, num_learning = (
+        sum(parameter.numel() for parameter in chosen)
+        for chosen in (parameters, [parameter for parameter in parameters if parameter.requires_grad])
+    )
+    learning = "" if num_learning == num_parameters else f", of which {num_learning:,} learn"
     sizes = {split: len(images) for split, images in datamodule.splits.items()}
     kind = "images of the test split" if datamodule.validates_on_test_split else "held-out training images"
     return (
-        f"{config.model.name} ({num_parameters:,} parameters) on {datamodule.name} at {config.data.resize} pixels: "
-        f"{sizes['train']:,} training images, validation on {sizes['val']:,} {kind}"
+        f"{config.model.name} ({num_parameters:,} parameters{learning}) on {datamodule.name} at "
+        f"{config.data.resize} pixels: {sizes['train']:,} training images, validation on {sizes['val']:,} {kind}"
     )
 
 
@@ -76,6 +81,7 @@ def quieten_lightning() -> Iterator[None]:
             for message in (
                 ".*does not have many workers.*",  # the images are in memory
                 ".*your dataloader is not resumable.*",  # its sampler starts where the checkpoint was written
+                r".*module\(s\) in eval mode at the start.*",  # batch norm of a frozen backbone
                 ".*LeafSpec.*deprecated.*",  # Lightning's own calls of torch
                 ".*torch.distributed.nn.functional.all_gather.*deprecated.*",
             ):

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from convnets.callbacks import CheckpointError, Checkpoints, History, Interrupted, read_checkpoint
 from convnets.callbacks.history import NOT_METRICS
 from convnets.classifier import Classifier
-from convnets.configuration.content import changing_callbacks, content_hash
+from convnets.configuration.content import TIMM, changing_callbacks, content_hash
 from convnets.dashboard import Dashboard
 from convnets.dashboard.curves import curves_title, write_curves
 from convnets.data import ImageDataModule
@@ -76,6 +76,7 @@ def conclude(
     write_atomically(run.path / "weights.safetensors", safetensors.torch.save(weights))
     write_curves(rows, curves_title(config.model.name, datamodule), run.path)
     plain: Any = OmegaConf.to_container(config)
+    packages = [*PACKAGES_THAT_MATTER, *(["timm"] if config.model._target_ == TIMM else [])]
     result = {
         "metrics": {name: value for name, value in chosen.items() if name not in NOT_METRICS} | test_metrics,
         "weights_of_epoch": int(chosen["epoch"]),
@@ -91,7 +92,7 @@ def conclude(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _device_name(trainer),
         "device_peak_mib": None if (peak := device_peak_mib(trainer.strategy.root_device)) is None else round(peak, 1),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES_THAT_MATTER}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "git_commit": _git_commit(),
     }
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

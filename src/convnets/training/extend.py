@@ -13,6 +13,7 @@ from convnets.configuration.composition import as_hydra_takes
 from convnets.configuration.content import changing_callbacks, content, flatten, to_compose_again
 from convnets.configuration.rules import ConfigurationError, check, unknown_key
 from convnets.configuration.shell import override, script
+from convnets.configuration.signatures import further_keys
 from convnets.files import RunFolderError
 from convnets.runs.run import Run
 from convnets.runs.sources import check_code
@@ -22,7 +23,7 @@ from convnets.training.schedule import plans_steps
 # Callbacks that do the same whatever the number of epochs.
 INDEPENDENT_OF_EPOCHS = ("lightning.pytorch.callbacks.EarlyStopping",)
 # Other values of the stored configuration were derived from these when the run began, and do not follow them now.
-SOURCES_OF_OTHERS = ("model.lr", "init.from_run")
+SOURCES_OF_OTHERS = ("model.lr", "model.weights", "init.from_run")
 
 
 def extend(run: Run, changes: Sequence[str], retrain: bool = False) -> DictConfig:
@@ -106,7 +107,10 @@ def _changed(stored: DictConfig, changes: Sequence[str]) -> DictConfig:
         try:
             OmegaConf.update(config, key, parsed.value())
         except OmegaConfBaseException:
-            raise ConfigurationError(unknown_key(key, flatten(OmegaConf.to_container(stored)))) from None
+            values = flatten(OmegaConf.to_container(stored))
+            if key not in (further := further_keys(key, values)):
+                raise ConfigurationError(unknown_key(key, values | further)) from None
+            OmegaConf.update(config, key, parsed.value(), force_add=True)
     plain: Any = OmegaConf.to_container(config)
     check(plain, OmegaConf.to_container(stored))  # type: ignore[arg-type]
     return OmegaConf.create(plain)

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from convnets.configuration.rules import ConfigurationError
+from convnets.configuration.shell import installation
 
 
 def instantiate(node: DictConfig, **arguments: Any) -> Any:
@@ -39,8 +40,15 @@ def refusals_explained() -> Iterator[None]:
             raise ConfigurationError(
                 f"{reason}: a _target_ is the full name of a class that can be imported."
             ) from error
+        if isinstance(cause, ModuleNotFoundError) and cause.name == "timm":
+            raise ConfigurationError(f"model=timm needs the extra `timm`: {installation('timm')}") from error
         if isinstance(cause, (ValueError, TypeError, ImportError, OSError)):
-            where = "" if not isinstance(cause, TypeError) else " (Compare the file in conf/ with the class.)"
+            where = (
+                " (Compare the file in conf/ with the class; what the training calls later, such as an optimizer or a "
+                "function, needs _partial_: true.)"
+                if isinstance(cause, TypeError)
+                else ""
+            )
             raise ConfigurationError(f"{cause}{where}") from error
         error.__cause__ = error.__context__ = None  # or each of the two would be the other's
         raise cause from None

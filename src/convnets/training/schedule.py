@@ -16,6 +16,7 @@ from convnets.training.instantiation import instantiate
 
 NOT_TORCHS = ("steps_argument", "interval", "monitor")  # options that are no arguments of a scheduler
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+RATES = ("max_lr", "base_lr", "min_lr")  # arguments of schedulers that are rates, of each parameter group its own
 MOST_TRIED = 10_000  # steps of a schedule before the training
 
 
@@ -113,6 +114,10 @@ class Schedule:
                     "below the number of steps in the training. Lower the milestone, or train for more epochs."
                 )
             arguments[self.steps_argument] = num_steps
+        first, *others = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        for name in RATES if others else ():  # such as a backbone's, whose rate stays that share of the head's
+            if isinstance(rate := self.partial.keywords.get(name), (int, float)):
+                arguments[name] = [rate, *(rate * other / first for other in others)]
         if self.parts:
             spans = self._spans(num_steps)
             arguments["schedulers"] = [

@@ -17,7 +17,7 @@ from convnets.data import ImageDataModule
 from convnets.files import RunFolderError, removal
 from convnets.memory import reset_device_peak
 from convnets.runs.run import Run
-from convnets.training.building import build_classifier, build_datamodule, build_trainer
+from convnets.training.building import build_classifier, build_datamodule, build_trainer, start_from_pretrained
 from convnets.training.checks import load_and_check_images
 from convnets.training.console import describe_result, describe_training, logging_to, quieten_lightning
 from convnets.training.ending import conclude, explain_and_mark
@@ -73,6 +73,8 @@ def _start_or_resume(
             raise RunFolderError(f"{changed} Bring them back, or train anew: {removal(run.path)}")
         check_fits(checkpoint, classifier, trainer.world_size, path)
         trainer.ckpt_path = path
+    else:
+        start_from_pretrained(config, classifier, datamodule)
     run.start(plain, epochs_done)  # not earlier: a training that is refused above must not occupy the folder
     run.save_facts(datamodule.facts())
     _wait_for_new_second(run)
