@@ -108,7 +108,7 @@ class ResNeXtBlock(_Block):
         width = round(out_channels * bottleneck_ratio)
         if width < 1:
             raise ValueError(
-                f"A bottleneck of {bottleneck_ratio:g} times {out_channels} channels leaves none: give it more channels."
+                f"A bottleneck of {bottleneck_ratio:g} times {out_channels} channels leaves none: set more channels."
             )
         groups = _number_of_groups(width, num_groups, group_width)
         convolutions = [
