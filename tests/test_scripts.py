@@ -154,12 +154,18 @@ def test_the_summary_of_a_grouped_network_says_what_grouping_saves(run_script):
         ("reproduce.py", ["lenet", "--seeds", "2", "seed=1"], "seed=1: reproduce.py gives each run its seed"),
         ("summarize.py", ["data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
         ("reproduce.py", ["7.9"], "7.9 is no section or recipe: 7.1, 7.2"),
-        ("reproduce.py", ["--seeds", "3"], "--seeds changes a recipe, and none is named: lenet, vgg, resnet18 or all"),
+        (
+            "reproduce.py",
+            ["--seeds", "3"],
+            "--seeds changes a recipe, and none is named: lenet, alexnet, vgg, nin, "
+            "googlenet, bn_lenet, resnet18, densenet, regnet or all",
+        ),
         ("reproduce.py", ["lenet", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (
             "reproduce.py",
             ["data.resize=3"],
-            "data.resize=3 changes a recipe, and none is named: lenet, vgg, resnet18 or all",
+            "data.resize=3 changes a recipe, and none is named: lenet, alexnet, vgg, nin, "
+            "googlenet, bn_lenet, resnet18, densenet, regnet or all",
         ),
         ("reproduce.py", ["lenet", "data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
         ("soak.py", ["--kills", "0"], "--kills must be at least 1, got 0"),

@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from support.repository import CONF, hydra_context
 from yaml import YAMLError
 
-from convnets.configuration.composition import resolve
+from convnets import networks
+from convnets.configuration.composition import checked, resolve
 from convnets.configuration.content import content_hash, differences, flatten
 from convnets.configuration.errors import explain
 from convnets.configuration.rules import ConfigurationError
@@ -77,45 +78,41 @@ def test_choices_combine(overrides):
     assert name(*overrides).startswith(overrides[0].split("=")[1])
 
 
-EXPERIMENTS = sorted(
-    str(path.relative_to(CONF / "experiment").with_suffix("")) for path in CONF.glob("experiment/**/*.yaml")
-)
-assert EXPERIMENTS  # of none, pytest would test nothing
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiments_compose_and_know_their_band(experiment, compose):
-    published = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text()).get("expected")
-    assert band(f"experiment={experiment}", "seed=3") == published
-    assert published is None or published[0] < published[1]
-    config = compose(f"experiment={experiment}")
-    with torch.device("meta"):
-        assert build_classifier(config, build_datamodule(config)).network
-
-
-EXERCISES = sorted(path.stem for path in (CONF / "sweep" / "exercise").glob("*.yaml"))
+RECIPES = sorted(path.stem for path in CONF.glob("experiment/book/*.yaml"))
+EXERCISES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/exercise/*.yaml"))
+assert RECIPES  # of none, pytest would test nothing
 assert EXERCISES
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_compose_and_know_their_band(recipe):
+    published = yaml.safe_load((CONF / "experiment" / "book" / f"{recipe}.yaml").read_text()).get("expected")
+    assert band(f"experiment=book/{recipe}", "seed=3") == published
+    assert published is None or published[0] < published[1]
+
+
 @pytest.mark.parametrize("exercise", EXERCISES)
-def test_the_last_job_of_an_exercises_sweep_composes_and_its_network_can_be_built(exercise, compose):
-    sweep = yaml.safe_load((CONF / "sweep" / "exercise" / f"{exercise}.yaml").read_text())
-    swept = [f"{key}={values}" for key, values in sweep["hydra"]["sweeper"]["params"].items()]
-    last = [[*item.sweep_string_iterator()][-1] for item in OverridesParser.create().parse_overrides(swept)]
-    job = [f"{item.partition('=')[0]}={value}" for item, value in zip(swept, last, strict=True)]
-    model = [f"model={default['override /model']}" for default in sweep.get("defaults", ())]
-    config = compose(f"sweep=exercise/{exercise}", *model, *job)
-    assert config.data.holdout == 5000
+def test_exercises_compose_and_their_networks_can_be_built(exercise):
+    """Of a sweep, the last job."""
+    content = yaml.safe_load((CONF / f"{exercise}.yaml").read_text())
+    swept = content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    values = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in swept.items()])
+    job = [f"{key}={[*value.sweep_string_iterator()][-1]}" for key, value in zip(swept, values, strict=True)]
+    with hydra_context():
+        config, _ = checked(root(exercise.replace("/", "=", 1), *job))
+    options = {key: value for key, value in config["model"].items() if key not in ("name", "lr", "image_size")}
+    build = getattr(networks, options.pop("_target_").rpartition(".")[2])
+    size = config["data"]["resize"]
     with torch.device("meta"):
-        assert build_classifier(config, build_datamodule(config)).network
+        assert build(image_size=size, **options)(torch.empty(2, 1, size, size)).shape == (2, 10)
+    assert config["data"]["holdout"] == (5000 if swept else 0)
 
 
-def test_sweeps_and_experiments_say_what_they_ask_how_long_it_takes_and_the_command():
-    for group in ("experiment", "sweep"):
-        for path in (CONF / group / "exercise").glob("*.yaml"):
-            comment = [line for line in path.read_text().splitlines()[1:] if line.startswith("# ")]
-            assert "on one core" in " ".join(comment)
-            assert comment[-1].split("   (")[0] == f"#   python scripts/train.py {group}=exercise/{path.stem}"
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_exercises_say_how_long_they_take_and_their_command(exercise):
+    comment = [line for line in (CONF / f"{exercise}.yaml").read_text().splitlines()[1:] if line.startswith("# ")]
+    assert "on one core" in " ".join(comment)
+    assert comment[-1].split("   (")[0] == f"#   python scripts/train.py {exercise.replace('/', '=', 1)}"
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,7 @@ class TestResNeXt:
             ),
             ({"num_groups": 3}, "64 channels cannot be split with num_groups=3: it must divide them"),
             ({"group_width": 48}, "64 channels cannot be split with group_width=48"),
+            ({"bottleneck_ratio": 0.001}, "A bottleneck of 0.001 times 64 channels leaves none: set more channels"),
         ],
     )
     def test_what_cannot_be_split_is_refused(self, options, said):

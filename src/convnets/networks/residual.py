@@ -86,7 +86,8 @@ class ResNeXtBlock(_Block):
         bottleneck_ratio: channels of the 3x3 convolution for each output channel.
 
     Raises:
-        ValueError: both or none of `num_groups` and `group_width`, or the channels cannot be split so.
+        ValueError: both or none of `num_groups` and `group_width`, the channels cannot be split so, or the bottleneck
+            has none.
 
     Source: Dive into Deep Learning 8.6.5; Xie et al., arXiv 1611.05431.
     """
@@ -105,6 +106,10 @@ class ResNeXtBlock(_Block):
         bottleneck_ratio: float = 1.0,
     ) -> None:
         width = round(out_channels * bottleneck_ratio)
+        if width < 1:
+            raise ValueError(
+                f"A bottleneck of {bottleneck_ratio:g} times {out_channels} channels leaves none: set more channels."
+            )
         groups = _number_of_groups(width, num_groups, group_width)
         convolutions = [
             nn.Conv2d(in_channels, width, kernel_size=1),
