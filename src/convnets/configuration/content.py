@@ -19,6 +19,7 @@ COMPUTATION = 1
 NOT_CONTENT = (
     *("run_name", "sweep_name", "ignore_code_changes", "choices", "changes", "expected"),
     *("checkpoint", "logger", "data.device", "model.name", "model.image_size"),
+    *("data.bad_files", "data.cache_dir"),  # a training on a folder where files are bad, too, is on the others alone
 )
 # Callbacks that only watch. Any other may stop, average or change a training, so its arguments are content.
 _DASHBOARD = ("Curves", "Dashboard", "Norms", "Throughput")
@@ -60,7 +61,8 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and value != {} and value != NO_VALUE.get(key)
     }
     if not values.get("data.holdout"):  # without held-out images none are chosen, and the test split validates
-        values.pop("data.split_seed", None)
+        if "data.test_share" not in values:  # which the seed divides as well
+            values.pop("data.split_seed", None)
         values.pop("trainer.limit_test_batches", None)
     if (values.get("trainer.devices"), values.get("trainer.num_nodes", 1)) == (1, 1):
         values.pop("trainer.strategy", None)

@@ -1,7 +1,7 @@
 """Any set of byte images as a LightningDataModule: batches are chosen, augmented and resized on the device."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import lightning
 import numpy as np
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from convnets.data.own_pictures import fill_square
 from convnets.data.preprocessing import shift_flip, to_network_input
-from convnets.data.sampling import Batch, BatchSampler, ImageBatches, derive_seed, keep_rows, stratified_split
+from convnets.data.sampling import Batch, BatchSampler, ImageBatches, derive_seed, stratified_split
 
 
 class ImageDataModule(lightning.LightningDataModule):
@@ -42,7 +42,7 @@ class ImageDataModule(lightning.LightningDataModule):
     """
 
     name: str
-    class_names: ClassVar[tuple[str, ...]]
+    class_names: tuple[str, ...]
     num_channels: int
     image_size: int
 
@@ -100,6 +100,10 @@ class ImageDataModule(lightning.LightningDataModule):
         """Read "train" or "test" whole: images (N, C, H, W) of bytes and labels (N,), int64."""
         raise NotImplementedError
 
+    def read_splits(self) -> dict[str, ImageBatches]:
+        """Read "train" and "test"; and "val" where the set has held-out images of its own."""
+        return {split: ImageBatches(*self.read_split(split)) for split in ("train", "test")}
+
     def prepare_picture(self, picture: Image.Image, background: str = "auto") -> tuple[NDArray[np.uint8], str | None]:
         """Turn a person's picture into an image as the set has them, bytes (C, H, W).
 
@@ -112,18 +116,18 @@ class ImageDataModule(lightning.LightningDataModule):
         """Read the images into memory, once, and hold some out."""
         if self.splits:
             return
-        images, labels = self.read_split("train")
-        test = ImageBatches(*self.read_split("test"))
-        if self.holdout == 0:
-            self.splits = {"train": ImageBatches(images, labels), "val": test, "test": test}
+        splits = self.read_splits()
+        if self.holdout == 0 or "val" in splits:
+            self.splits = {"val": splits["test"], **splits}
             return
+        labels = splits["train"].labels
         if self.holdout >= len(labels):
             raise ValueError(
                 f"data.holdout={self.holdout} leaves nothing of {len(labels)} training images: choose a smaller one."
             )
         kept, held_out = stratified_split(labels, self.holdout, self.split_seed)
-        val = ImageBatches(images[held_out], labels[held_out])
-        self.splits = {"train": ImageBatches(keep_rows(images, kept), labels[kept]), "val": val, "test": test}
+        train = splits.pop("train")
+        self.splits = {"train": train.part(kept), "val": train.part(held_out), **splits}
 
     @property
     def num_train_batches(self) -> int:
@@ -181,9 +185,13 @@ class ImageDataModule(lightning.LightningDataModule):
         if device.type != "cuda" or self.device == "cpu":
             return dataset
         if split not in self._resident:
-            if 4 * dataset.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+            twins = [moved for name, moved in self._resident.items() if self.splits[name].images is dataset.images]
+            if twins:
+                self._resident[split] = dataset.to(device, twins[0].images)
+            elif 4 * dataset.images.nbytes > torch.cuda.mem_get_info(device)[0]:
                 return dataset
-            self._resident[split] = dataset.to(device)
+            else:
+                self._resident[split] = dataset.to(device)
         return self._resident[split]
 
     def _position(self) -> tuple[int, int]:
