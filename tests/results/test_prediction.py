@@ -126,7 +126,7 @@ def test_a_picture_gets_the_size_and_channels_of_the_data_set(fruit_run, tmp_pat
             given.append(images)
             return plain.to_network_input(images)
 
-    monkeypatch.setattr("convnets.results.prediction.build_datamodule", lambda config: Own("unused"))
+    monkeypatch.setattr("convnets.results.trained_run.build_datamodule", lambda config: Own("unused"))
     (answer,) = predict(fruit_run, [saved(tmp_path, picture("lime"))])
     assert answer.top[0][0] == "lime"
     np.testing.assert_array_equal(given[0][0].permute(1, 2, 0).numpy(), np.asarray(picture("lime")))

@@ -19,7 +19,7 @@ def test_a_run_leaves_a_folder_that_describes_itself(small, tmp_path):
     result = train(small("logger=tensorboard"), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir() if not path.name.startswith("events.out")}
     assert names == {
-        ".lock", "code.json", "config.yaml", "status.json", "result.json", "metrics.csv",
+        ".lock", "code.json", "data.json", "config.yaml", "status.json", "result.json", "metrics.csv",
         "weights.safetensors", "curves.png", "curves.svg", "train.log",
     }  # fmt: skip
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1

@@ -1,5 +1,6 @@
 """Any set of byte images as a LightningDataModule: batches are chosen, augmented and resized on the device."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,6 +38,9 @@ class ImageDataModule(lightning.LightningDataModule):
     Attributes:
         name: of the set, for people.
         image_size: side of the stored images in pixels.
+        digest: of the set's files, where they may change; None where their bytes are verified anyhow.
+        mean: of the training images' channels, each from 0 to 1, with `normalize="standard"`; None otherwise.
+        std: their standard deviations.
         splits: "train", "val" and "test", once `setup` has read them.
         split_to_predict: the split that `predict_dataloader` gives.
     """
@@ -45,6 +49,9 @@ class ImageDataModule(lightning.LightningDataModule):
     class_names: tuple[str, ...]
     num_channels: int
     image_size: int
+    digest: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
     def __init__(
         self,
@@ -90,6 +97,29 @@ class ImageDataModule(lightning.LightningDataModule):
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    def facts(self) -> dict[str, Any]:
+        """What a run keeps of its set (data.json), to be used when the images are gone; known after `setup`."""
+        return {
+            "name": self.name,
+            "class_names": list(self.class_names),
+            "num_channels": self.num_channels,
+            "image_size": self.image_size,
+            "mean": self.mean,
+            "std": self.std,
+            "num_images": {split: len(dataset) for split, dataset in self.splits.items()},
+            "digest": self.digest,
+        }
+
+    def take_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take what `facts` returned in place of the class's own; of a run without facts there is nothing to take.
+
+        `prepare_data` and `setup`, which read the images, may replace these by what they find, but for mean and std.
+        """
+        if facts:
+            self.class_names = tuple(facts["class_names"])
+            self.num_channels, self.image_size = facts["num_channels"], facts["image_size"]
+            self.mean, self.std = facts["mean"], facts["std"]
 
     @property
     def validates_on_test_split(self) -> bool:

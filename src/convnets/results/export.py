@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.shell import installation
-from convnets.data import ImageDataModule
+from convnets.data import DataUnavailableError, ImageDataModule
+from convnets.files import RunFolderError
 from convnets.results.trained_run import TrainedRun
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -44,6 +45,7 @@ class Exported(NamedTuple):
     Args:
         difference: the largest one between the run's and the program's score.
         image_shape: (C, H, W) of the bytes that it takes.
+        checked_on: what the checked images are.
     """
 
     path: Path
@@ -51,17 +53,18 @@ class Exported(NamedTuple):
     num_checked: int
     image_shape: tuple[int, ...]
     num_classes: int
+    checked_on: str
 
     def __str__(self) -> str:
         shape = ", ".join(map(str, self.image_shape))
         return (
             f"{self.path}: images (N, {shape}) of bytes to scores (N, {self.num_classes}); the same classes as the "
-            f"run's for {self.num_checked} test images, scores to within {self.difference:.1e}"
+            f"run's for {self.num_checked} {self.checked_on}, scores to within {self.difference:.1e}"
         )
 
 
 def export(run: TrainedRun, to: str) -> Exported:
-    """Write RUN/model.onnx or RUN/model.pt2, once it has given the run's scores for 100 real images.
+    """Write RUN/model.onnx or RUN/model.pt2, once it has given the run's scores for 100 test images, or random ones.
 
     Its input `images` are bytes (N, C, H, W) of any N, its output `scores` floats (N, num_classes).
 
@@ -72,8 +75,13 @@ def export(run: TrainedRun, to: str) -> Exported:
     """
     if to == "onnx" and (missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]):
         raise ConfigurationError(f"--to onnx needs {', '.join(missing)}: {installation('onnx')}")
-    datamodule = run.datamodule
-    images = datamodule.splits["test"].images[:NUM_CHECKED]
+    datamodule = run.build_datamodule()
+    try:
+        images, what = run.datamodule.splits["test"].images[:NUM_CHECKED], "test images"
+    except (DataUnavailableError, RunFolderError, OSError):
+        shape = (NUM_CHECKED, datamodule.num_channels, datamodule.image_size, datamodule.image_size)
+        images = torch.randint(256, shape, generator=torch.Generator().manual_seed(0)).byte()
+        what = "images of random bytes, as its test images cannot be had"
     model = FromBytes(run.classifier.network, datamodule).eval()
     path = run.path / f"model{SUFFIXES[to]}"
     incoming = path.with_name(f".incoming{path.suffix}")
@@ -94,7 +102,7 @@ def export(run: TrainedRun, to: str) -> Exported:
         incoming.replace(path)
     finally:
         incoming.unlink(missing_ok=True)
-    return Exported(path, difference, len(images), tuple(images.shape[1:]), expected.shape[1])
+    return Exported(path, difference, len(images), tuple(images.shape[1:]), expected.shape[1], what)
 
 
 def _write_torch(model: nn.Module, images: Tensor, path: Path) -> None:

@@ -11,7 +11,6 @@ from PIL import Image, UnidentifiedImageError
 from convnets.configuration.rules import ConfigurationError
 from convnets.results.trained_run import TrainedRun
 from convnets.text import aligned
-from convnets.training.building import build_datamodule
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 NUM_TOP = 3
@@ -58,7 +57,7 @@ def predict(run: TrainedRun, paths: Sequence[Path], background: str = "auto") ->
     Raises:
         ConfigurationError: a background is named, for a data set that does not ask for one.
     """
-    classifier, datamodule = run.classifier, build_datamodule(run.config)
+    classifier, datamodule = run.classifier, run.build_datamodule()
     for path in paths:
         try:
             with Image.open(path) as picture:

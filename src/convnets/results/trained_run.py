@@ -22,12 +22,26 @@ log = logging.getLogger(__name__)
 class TrainedRun(Run):
     """A run whose network and images are built when they are first asked for."""
 
+    def build_datamodule(self) -> ImageDataModule:
+        """The run's set without its images, which may be gone: its classes and the preparation of images."""
+        datamodule = build_datamodule(self.config)
+        datamodule.take_facts(self.facts)
+        return datamodule
+
     @functools.cached_property
     def datamodule(self) -> ImageDataModule:
-        """The run's images, read into memory."""
-        datamodule = build_datamodule(self.config)
+        """The run's images, read into memory.
+
+        Raises:
+            RunFolderError: they are of other classes than those that it was trained on.
+        """
+        datamodule = self.build_datamodule()
         datamodule.prepare_data()
         datamodule.setup()
+        if changed := self.changed_images(facts := datamodule.facts()):
+            if facts["class_names"] != self.facts["class_names"]:
+                raise RunFolderError(changed)
+            log.warning("%s", changed)
         return datamodule
 
     @functools.cached_property
@@ -43,7 +57,7 @@ class TrainedRun(Run):
         if changed := changed_sources(self.path, self.stored_config):
             log.warning("%s was trained by other code than there is now: %s.", self, ", ".join(changed))
         with torch.random.fork_rng(devices=[]):  # building draws the weights that are replaced here
-            classifier = build_classifier(self.config, build_datamodule(self.config))
+            classifier = build_classifier(self.config, self.build_datamodule())
         try:
             classifier.network.load_state_dict(safetensors.torch.load_file(path))
         except (RuntimeError, safetensors.SafetensorError) as error:

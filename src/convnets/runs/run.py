@@ -136,6 +136,21 @@ class Run:
         return self._read(RECORD)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """The content of data.json: what its images are; empty in a run from before there was such a file."""
+        return self._read("data.json")
+
+    def save_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write data.json."""
+        write_atomically(self.path / "data.json", json.dumps(facts, indent=2) + "\n")
+
+    def changed_images(self, facts: Mapping[str, Any]) -> str:
+        """How the images differ from those that the run began with, in words; empty where they are the same."""
+        keys = [key for key in ("class_names", "num_images", "digest") if self.facts and facts[key] != self.facts[key]]
+        found = ", ".join(f"{key} was {self.facts[key]} and is {facts[key]}" for key in keys)
+        return found and f"The images of {self} have changed since it began: {found}."
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The final metrics, such as `val/accuracy`; empty where the run has not finished."""
         return self.result.get("metrics", {})

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from convnets.callbacks import NonFiniteLossError, check_fits, newest_checkpoint
 from convnets.classifier import Classifier
 from convnets.data import ImageDataModule
-from convnets.files import removal
+from convnets.files import RunFolderError, removal
 from convnets.memory import reset_device_peak
 from convnets.runs.run import Run
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
@@ -69,9 +69,12 @@ def _start_or_resume(
     trainer, datamodule, classifier = _build(config, run, epochs_done, extra_callbacks)
     load_and_check_images(config, datamodule, trainer, classifier)
     if path is not None and checkpoint is not None:
+        if changed := run.changed_images(datamodule.facts()):
+            raise RunFolderError(f"{changed} Bring them back, or train anew: {removal(run.path)}")
         check_fits(checkpoint, classifier, trainer.world_size, path)
         trainer.ckpt_path = path
     run.start(plain, epochs_done)  # not earlier: a training that is refused above must not occupy the folder
+    run.save_facts(datamodule.facts())
     _wait_for_new_second(run)
     with (run.path / "train.log").open("a") as file, logging_to(file):
         log.info("%s", describe_training(config, datamodule, classifier))

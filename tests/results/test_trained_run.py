@@ -1,0 +1,96 @@
+import json
+import re
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from support.boots import saved
+from support.fruit import COLOURS, FruitDataModule, picture
+
+from convnets.data import DataUnavailableError
+from convnets.files import RunFolderError
+from convnets.results.export import export
+from convnets.results.prediction import predict
+from convnets.results.trained_run import TrainedRun
+from convnets.training.train import train
+
+
+class ChangingDataModule(FruitDataModule):
+    """Fruit whose class names and images are known from the files alone, as those of a folder are."""
+
+    files_found = tuple(COLOURS)
+    digest = "1"
+
+    def prepare_data(self):
+        if not self.files_found:
+            raise DataUnavailableError("the files are gone")
+        self.class_names = self.files_found
+
+
+TARGET = f"{__name__}.{ChangingDataModule.__name__}"
+
+
+@pytest.fixture
+def fruit(small):
+    """A quick run on the fruit."""
+
+    def fruit(*overrides):
+        config = small("data.resize=32", "data.batch_size=30", "trainer.limit_train_batches=null", *overrides)
+        OmegaConf.update(config, "data._target_", TARGET)
+        return config
+
+    return fruit
+
+
+@pytest.fixture
+def run(fruit, tmp_path):
+    train(fruit("trainer.max_epochs=1"), tmp_path / "run")
+    return TrainedRun(tmp_path / "run", trust=[TARGET])
+
+
+def test_a_run_says_what_images_it_was_trained_on(run):
+    assert json.loads((run.path / "data.json").read_text()) == {
+        "name": "fruit",
+        "class_names": ["apple", "banana", "lime"],
+        "num_channels": 3,
+        "image_size": 32,
+        "mean": None,
+        "std": None,
+        "num_images": {"train": 60, "val": 12, "test": 12},
+        "digest": "1",
+    }
+
+
+def test_a_run_is_used_when_its_images_are_gone(run, tmp_path, monkeypatch):
+    path = saved(tmp_path, picture("lime"))
+    (before,) = predict(run, [path])
+    monkeypatch.setattr(ChangingDataModule, "files_found", ())
+    for name, value in (("class_names", ()), ("num_channels", None), ("image_size", None)):
+        monkeypatch.setattr(ChangingDataModule, name, value)
+    later = TrainedRun(run.path, run.trust)
+    assert list(predict(later, [path])) == [before]
+    exported = export(later, "torch")
+    assert "the run's for 100 images of random bytes, as its test images cannot be had" in str(exported)
+    images = torch.randint(256, (5, 3, 32, 32)).byte()
+    scores = torch.export.load(exported.path).module()(images)
+    torch.testing.assert_close(scores, run.classifier(later.build_datamodule().to_network_input(images)))
+
+
+def test_images_that_have_changed_are_named(run, monkeypatch, caplog):
+    monkeypatch.setattr(ChangingDataModule, "digest", "2")
+    assert TrainedRun(run.path, run.trust).datamodule.splits
+    assert f"The images of {run} have changed since it began: digest was 1 and is 2." in caplog.text
+    monkeypatch.setattr(ChangingDataModule, "files_found", (*COLOURS, "quince"))
+    with pytest.raises(
+        RunFolderError, match=r"class_names was \['apple', 'banana', 'lime'\] and is \['apple',.*'quince'\]"
+    ):
+        _ = TrainedRun(run.path, run.trust).datamodule
+
+
+def test_a_run_does_not_resume_on_other_images(fruit, tmp_path, monkeypatch):
+    train(fruit("trainer.max_epochs=1", "checkpoint.keep=true"), tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    monkeypatch.setattr(ChangingDataModule, "digest", "2")
+    expected = f"digest was 1 and is 2. Bring them back, or train anew: rm -r {tmp_path / 'run'}"
+    with pytest.raises(RunFolderError, match=re.escape(expected)):
+        train(fruit("trainer.max_epochs=1", "checkpoint.keep=true"), tmp_path / "run")
