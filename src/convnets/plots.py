@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.textpath import TextToPath
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 
+# Class names are a user's: in scripts that DejaVu lacks, another font serves where one is installed, else boxes.
+FALLBACK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Noto Sans Arabic",
+)
+matplotlib.rcParams["font.family"] = ["sans-serif", *(set(FALLBACK_FONTS) & set(fontManager.get_font_names()))]
+warnings.filterwarnings("ignore", r"Glyph .* missing from font")
 matplotlib.rcParams["svg.hashsalt"] = "convnets"  # the same figure is the same SVG
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in print.
@@ -56,17 +67,17 @@ def filters(weights: Array, title: str, num_columns: int = 16) -> Figure:
 
 
 def tile(panels: NDArray[Any], num_columns: int, gap: int = 1) -> NDArray[np.float64]:
-    """Join pictures (n, h, w) into one, row by row, with gaps of NaN, which stay blank.
+    """Join pictures (n, h, w), or (n, h, w, 3), into one, row by row, with gaps of NaN, which stay blank.
 
     Drawing it takes a hundredth of the time that a hundred axes take.
     """
-    n, height, width = panels.shape
+    n, height, width, *channels = panels.shape
     num_columns = min(n, num_columns)
     num_rows = -(-n // num_columns)
-    padded = np.full((num_rows * num_columns, height + gap, width + gap), np.nan)
+    padded = np.full((num_rows * num_columns, height + gap, width + gap, *channels), np.nan)
     padded[:n, :height, :width] = panels
-    grid = padded.reshape(num_rows, num_columns, height + gap, width + gap).swapaxes(1, 2)
-    return grid.reshape(num_rows * (height + gap), num_columns * (width + gap))[:-gap, :-gap]
+    grid = padded.reshape(num_rows, num_columns, *padded.shape[1:]).swapaxes(1, 2)
+    return grid.reshape(num_rows * (height + gap), num_columns * (width + gap), *channels)[:-gap, :-gap]
 
 
 def feature_maps(
@@ -157,7 +168,7 @@ def predictions(
     title: str,
     num_columns: int = 5,
 ) -> Figure:
-    """Draw images (n, H, W) of bytes, each over its predicted class with the probability: blue if right.
+    """Draw images (n, H, W, 1 or 3) of bytes, each over its predicted class with the probability: blue if right.
 
     Below wrong ones, in bold orange, stands the true class too.
     """
@@ -167,10 +178,12 @@ def predictions(
     figure = Figure(figsize=(1.5 * num_columns, 2 * num_rows + 0.05 + room))
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0, top=1 - room / figure.get_figheight())
     axes = figure.add_subplot()
-    _, height, width = images.shape
+    height, width = images.shape[1:3]
     room = round(0.42 * height)  # of the text below an image
-    tiled = tile(np.pad(images.astype(float), ((0, 0), (0, room), (0, 0)), constant_values=np.nan), num_columns, gap=4)
-    axes.imshow(tiled, cmap="gray", vmin=0, vmax=255, aspect="equal")
+    padded = np.pad(images / 255, ((0, 0), (0, room), (0, 0), (0, 0)), constant_values=np.nan)
+    tiled = tile(padded, num_columns, gap=4)
+    blank = np.isnan(tiled[..., :1])  # see-through
+    axes.imshow(np.concatenate([np.broadcast_to(tiled, (*tiled.shape[:2], 3)), ~blank], axis=2), aspect="equal")
     axes.axis("off")
     for place, (label, guess, probability) in enumerate(zip(labels, predicted, probabilities, strict=True)):
         row, column = divmod(place, num_columns)

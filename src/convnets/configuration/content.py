@@ -47,6 +47,7 @@ NO_VALUE: Mapping[str, Any] = {
 }
 # Data sets whose bytes are verified, so that their folder decides nothing. The folder of any other set is content.
 VERIFIED = ("convnets.data.FashionMNISTDataModule", "convnets.data.FashionMNISTSampleDataModule")
+VERIFIED_SETS = ("cifar10", "cifar100", "svhn")  # of convnets.data.TorchvisionDataModule: torchvision verifies them
 LIMITS = tuple(f"trainer.limit_{stage}_batches" for stage in ("train", "val", "test"))  # where 1 is no share
 
 
@@ -92,7 +93,7 @@ def meanings(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in rates:
         if key in flat:
             flat["model.lr"] = flat.pop(key)
-    if flat.get("data._target_") in VERIFIED:
+    if flat.get("data._target_") in VERIFIED or flat.get("data.set") in VERIFIED_SETS:
         flat.pop("data.dir", None)
     elif isinstance(folder := flat.get("data.dir"), str):
         flat["data.dir"] = str(Path(folder).expanduser().absolute())

@@ -77,7 +77,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The names of the folders, sorted."""
+        """The names of the folders, sorted; or what a run remembers of them, until the folder is read."""
         return self.listing.class_names
 
     @cached_property
@@ -93,6 +93,8 @@ class ImageFolderDataModule(ImageDataModule):
         """
         if self.splits:
             return
+        self.class_names = self.listing.class_names
+        self.digest = self.cache.digest
         self.cache.fill()
         bad = self.cache.bad_files() or {}
         lines = [f"  {name}: {reason}" for name, reason in [*bad.items()][:MOST_NAMED]]
@@ -165,8 +167,7 @@ def list_pictures(folder: Path) -> Listing:
     strays = [entry.name for path in {folder, *split_dirs.values()} for entry in _entries(path) if entry.is_file()]
     if strays:
         log.warning("%s: in no class's folder, and not used: %s", folder, _some(strays))
-    files, splits, labels = zip(*found, strict=True)
-    return Listing(tuple(map(_readable, class_names)), [*files], [*splits], [*labels])
+    return Listing(tuple(map(_readable, class_names)), *map(list, zip(*found, strict=True)))
 
 
 def _split_dirs(folder: Path) -> dict[str, Path]:

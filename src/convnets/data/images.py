@@ -215,10 +215,10 @@ class ImageDataModule(lightning.LightningDataModule):
         if device.type != "cuda" or self.device == "cpu":
             return dataset
         if split not in self._resident:
-            twins = [moved for name, moved in self._resident.items() if self.splits[name].images is dataset.images]
+            twins = [moved for name, moved in self._resident.items() if self.splits[name].stored is dataset.stored]
             if twins:
-                self._resident[split] = dataset.to(device, twins[0].images)
-            elif 4 * dataset.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+                self._resident[split] = dataset.to(device, twins[0].stored)
+            elif 4 * dataset.stored.nbytes > torch.cuda.mem_get_info(device)[0]:
                 return dataset
             else:
                 self._resident[split] = dataset.to(device)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def fill_square(picture: Image.Image, size: int, num_channels: int) -> NDArray[n
     white. A JPEG of many times the size is decoded at a half, a quarter or an eighth of its own, if it was not yet.
 
     Raises:
-        ValueError: there is no telling what other channels would hold; the picture is too large, or too long and narrow.
+        ValueError: there is no telling what other channels would hold; it is too large, or too long and narrow.
     """
     if num_channels not in (1, 3):
         raise ValueError(f"a picture has 1 channel (grey) or 3 (RGB), and the network takes {num_channels}")
@@ -100,7 +101,7 @@ def decode(path: str, size: int, num_channels: int) -> bytes | str:
     Raises:
         OSError: the file cannot be read.
     """
-    if os.path.getsize(path) == 0:
+    if Path(path).stat().st_size == 0:
         return "is empty"
     try:
         with Image.open(path, formats=FORMATS) as picture:

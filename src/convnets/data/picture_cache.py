@@ -124,14 +124,16 @@ class PictureCache:
         except OSError as error:
             if error.filename and Path(error.filename).is_relative_to(self.folder):
                 raise DataUnavailableError(
-                    f"{error.filename} cannot be read: {error.strerror}. Have it readable, or take it out of the folder."
+                    f"{error.filename} cannot be read: {error.strerror}. Make it readable, or take it out."
                 ) from error
             what = self._lack_of_room() if error.errno in NO_ROOM else f"cannot be written: {error.strerror or error}"
             raise DataUnavailableError(f"{self.cache_dir} {what}. {self._way_out()}") from error
 
     def _lack_of_room(self) -> str:
         free = shutil.disk_usage(self.cache_dir).free
-        return f"has {size(free)} free, and {count(len(self.files), 'decoded picture')} would take {size(self.num_bytes)}"
+        return (
+            f"has {size(free)} free, and {count(len(self.files), 'decoded picture')} would take {size(self.num_bytes)}"
+        )
 
     def _way_out(self) -> str:
         return f"Set data.cache_dir=FOLDER to a place with room, or data.stored_size to less than {self.shape[-1]}."
@@ -204,8 +206,8 @@ def _decode(
     command = [sys.executable, own_pictures.__file__, str(target), str(shape[-1]), str(shape[1])]
 
     def start() -> subprocess.Popen[str]:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        processes.append(subprocess.Popen(command, text=True, **pipes))
+        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+        processes.append(subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=nowhere))
         return processes[-1]
 
     def note(row: int, path: str, answer: Any) -> None:

@@ -73,27 +73,32 @@ class ImageBatches(Dataset[Batch]):
     """Images and their labels, to be indexed with a sampler's share of a batch, or with image numbers (N,).
 
     Args:
-        images: (M, C, H, W) of bytes, in memory or in a mapped file. They may serve other `ImageBatches` too.
-        labels: of all of these images, (M,).
-        rows: which of them are meant, (N,), in their order; by default all.
+        stored: images (M, C, H, W) of bytes, in memory or in a mapped file; they may serve other `ImageBatches` too.
+        labels: of all of these images, (M,); those that are meant alone are kept.
+        rows: which images are meant, (N,), in their order; by default all.
         after_reading: is told how many bytes were read, each time.
     """
 
     def __init__(
         self,
-        images: Tensor,
+        stored: Tensor,
         labels: Tensor,
         rows: Tensor | None = None,
         after_reading: Callable[[int], None] | None = None,
     ) -> None:
-        assert len(images) == len(labels)
-        self.images = images
+        assert len(stored) == len(labels)
+        self.stored = stored
         self.rows = rows
         self.labels = labels if rows is None else labels[rows]
         self.after_reading = after_reading
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def images(self) -> Tensor:
+        """All images (N, C, H, W); to be indexed instead where they may be too many for memory."""
+        return self.stored if self.rows is None else self.stored.index_select(0, self.rows)
 
     @overload
     def __getitem__(self, wanted: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -109,10 +114,10 @@ class ImageBatches(Dataset[Batch]):
         return Batch(images, labels, share.num_images, share.place, [self._batch(one) for one in share.earlier])
 
     def _read(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        if self.images.is_cuda:
-            numbers = numbers.to(self.images.device, non_blocking=True)
+        if self.stored.is_cuda:
+            numbers = numbers.to(self.stored.device, non_blocking=True)
         rows = numbers if self.rows is None else self.rows.index_select(0, numbers)
-        images = self.images.index_select(0, rows)
+        images = self.stored.index_select(0, rows)
         if self.after_reading is not None:
             self.after_reading(images.nbytes)
         return images, self.labels.index_select(0, numbers)
@@ -124,10 +129,10 @@ class ImageBatches(Dataset[Batch]):
         part.labels = self.labels[numbers]
         return part
 
-    def to(self, device: torch.device, images: Tensor | None = None) -> "ImageBatches":
-        """The same on the device, where its `images` may be already."""
+    def to(self, device: torch.device, stored: Tensor | None = None) -> "ImageBatches":
+        """The same on the device, where what is stored may be already."""
         moved = copy.copy(self)
-        moved.images = self.images.to(device) if images is None else images
+        moved.stored = self.stored.to(device) if stored is None else stored
         moved.labels, moved.rows = self.labels.to(device), None if self.rows is None else self.rows.to(device)
         moved.after_reading = None
         return moved

@@ -1,5 +1,6 @@
 """The classic sets that torchvision brings: MNIST and its kin, CIFAR, SVHN."""
 
+import hashlib
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,18 +22,18 @@ from convnets.data.archive import (
     run_watched,
 )
 from convnets.data.images import ImageDataModule
+from convnets.data.sampling import ImageBatches
 
 DIGITS = tuple("0123456789")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR100 = tuple(
-    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+CIFAR100 = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
     caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
     flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
     motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
     poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
     squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
-    wardrobe whale willow_tree wolf woman worm""".split()
-)
+    wardrobe whale willow_tree wolf woman worm"""
 
 
 class ClassicSet(NamedTuple):
@@ -61,7 +62,9 @@ def _of_mnist(name: str, kind: Any, class_names: tuple[str, ...], prefix: str = 
     if prefix:  # EMNIST says test, where the others say t10k
         files = tuple(file.replace("t10k", "test") for file in files)
     folder = f"{kind.__name__}/raw"
-    return ClassicSet(name, kind, class_names, 1, 28, folder, files, lambda split: {"train": split == "train", **options})
+    return ClassicSet(
+        name, kind, class_names, 1, 28, folder, files, lambda split: {"train": split == "train", **options}
+    )
 
 
 def _of_cifar(name: str, kind: Any, class_names: tuple[str, ...]) -> ClassicSet:
@@ -79,7 +82,7 @@ SETS = {
     "kmnist": lambda split: _of_mnist("Kuzushiji-MNIST", datasets.KMNIST, tuple(datasets.KMNIST.classes)),
     "emnist": _emnist,
     "cifar10": lambda split: _of_cifar("CIFAR-10", datasets.CIFAR10, CIFAR10),
-    "cifar100": lambda split: _of_cifar("CIFAR-100", datasets.CIFAR100, CIFAR100),
+    "cifar100": lambda split: _of_cifar("CIFAR-100", datasets.CIFAR100, tuple(CIFAR100.split())),
     "svhn": lambda split: ClassicSet(
         "SVHN", datasets.SVHN, DIGITS, 3, 32, "", ("train_32x32.mat", "test_32x32.mat"), lambda split: {"split": split}
     ),
@@ -121,7 +124,7 @@ class TorchvisionDataModule(ImageDataModule):
             DataUnavailableError: it is out of reach, or the folder cannot be written.
         """
         if self.source.kind is datasets.SVHN and find_spec("scipy") is None:
-            raise DataUnavailableError(f"SVHN's files are read with scipy: {installation('svhn')}")
+            raise DataUnavailableError("SVHN's files are read with scipy: pip install scipy.")
         if self._files_dir is not None:
             return
         try:
@@ -145,6 +148,17 @@ class TorchvisionDataModule(ImageDataModule):
             run_watched([sys.executable, "-c", program], Path(folder))
             for path in Path(folder).iterdir():
                 path.rename(self.dir / path.name)
+
+    def read_splits(self) -> dict[str, ImageBatches]:
+        """Read both splits; the files of MNIST's format, which nobody verifies once they are unpacked, get a digest."""
+        splits = super().read_splits()
+        if self.num_channels == 1:
+            digest = hashlib.sha256()
+            for part in splits.values():
+                digest.update(part.stored.numpy().data)
+                digest.update(part.labels.numpy().data)
+            self.digest = digest.hexdigest()[:16]
+        return splits
 
     def read_split(self, split: str) -> tuple[Tensor, Tensor]:
         """Read "train" or "test" whole: images (N, C, H, W) of bytes and labels (N,), int64.
@@ -172,5 +186,7 @@ class TorchvisionDataModule(ImageDataModule):
                 images, labels = torch.from_numpy(dataset.data).permute(0, 3, 1, 2), torch.tensor(dataset.targets)
         shape = (len(labels), self.num_channels, self.image_size, self.image_size)
         if images.shape != shape or not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise ValueError(f"The files in {folder} are not those of {self.name}: they hold images {(*images.shape,)}.")
+            raise ValueError(
+                f"The files in {folder} are not those of {self.name}: they hold images {(*images.shape,)}."
+            )
         return images, labels
