@@ -53,6 +53,12 @@ def test_tally_weights_by_images():
     assert tally.compute() == {"loss": 3.0, "accuracy": 0.75}
 
 
+def test_tally_takes_the_largest_share_of_a_mixed_label_for_right():
+    tally = Tally()
+    tally.update(torch.tensor(1.0), torch.eye(3), torch.tensor([[0.9, 0.1, 0], [0.6, 0.4, 0], [0, 0.3, 0.7]]))
+    assert tally.compute()["accuracy"] == pytest.approx(2 / 3)
+
+
 def test_validation_equals_the_mean_over_all_images():
     datamodule = FashionMNISTSampleDataModule(batch_size=64)  # 200 images: the last batch is smaller
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ class Tally(Metric):
     """Loss and accuracy over images, summed on the device that computes them and over all ranks.
 
     `update(loss, scores, labels)` takes a batch's mean loss, scores (N, num_classes) and labels (N,).
+    Labels of mixed images are shares of classes (N, num_classes); the largest one is what is right.
     """
 
     full_state_update = False
@@ -33,6 +34,8 @@ class Tally(Metric):
 
     def update(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
         """Add a batch, in place and in few operations: they cost time in each step of a small network."""
+        if labels.ndim == 2:
+            labels = labels.argmax(dim=1)
         self.loss_sum.add_(loss, alpha=len(labels))
         self.num_correct.add_((scores.argmax(dim=1) == labels).sum())
         self.num_images.add_(len(labels))

@@ -1,7 +1,8 @@
 import torch
 from torch.utils.data import DataLoader
 
-from convnets.data import FashionMNISTSampleDataModule
+from convnets.data import FashionMNISTSampleDataModule, derive_seed, images
+from convnets.data.augmentation import Draws
 from convnets.training.building import build_classifier, build_datamodule, build_trainer
 
 
@@ -34,16 +35,12 @@ def test_each_steps_random_numbers_are_a_function_of_seed_epoch_and_batch(small,
 
 
 def test_augmentation_differs_between_batches_and_epochs(small, tmp_path, monkeypatch):
-    from convnets.data import images as data_images
-
     seeds = []
-    shift_flip = data_images.shift_flip
-    monkeypatch.setattr(
-        data_images, "shift_flip", lambda images, g: (seeds.append(g.initial_seed()), shift_flip(images, g))[1]
-    )
-    drawn(small("data.augment=shift_flip"), tmp_path)
-    expected = [data_images.derive_seed("augment", 0, 0, epoch, batch) for epoch in range(2) for batch in range(3)]
-    assert seeds == expected  # six in training, none in validation
+    monkeypatch.setattr(images, "Draws", lambda seed, *share: (seeds.append(seed), Draws(seed, *share))[1])
+    drawn(small("data.augment=[shift_flip,erase]"), tmp_path)
+    steps = [("augment", 0, 0, epoch, batch) for epoch in range(2) for batch in range(3)]
+    expected = [derive_seed(*parts) for step in steps for parts in (step, (*step, "erase"))]
+    assert seeds == expected  # twelve in training, none in validation
 
 
 def test_the_order_of_images_is_the_samplers(small, tmp_path):

@@ -109,6 +109,8 @@ class TestFolderNames:
     def test_come_from_the_content_not_from_how_it_was_said(self):
         assert name("model=vgg") == name("model=vgg", "data.resize=224") == name("experiment=book/vgg")
         assert name("model.lr=1") == name("model.lr=1.0")
+        assert name("data.augment=[]") == name() == name("data.mix=none", "data.normalize=none")
+        assert name("data.augment=[erase]") == name("data.augment=erase")
 
     @pytest.mark.parametrize(
         "override",
@@ -126,6 +128,10 @@ class TestFolderNames:
             "data.batch_size=64",
             "data.holdout=1",
             "data.augment=shift_flip",
+            "data.augment=[crop_flip,erase]",
+            "data.augment=[erase,crop_flip]",
+            "data.mix=mixup",
+            "data.normalize=standard",
             "optimizer=momentum",
             "schedule=cosine",
             "init=default",
@@ -202,7 +208,8 @@ def test_flatten_keeps_lists_and_empty_groups():
         ("model.lr=-1", "model.lr must be a number above 0, got -1."),
         ("model.lr=nan", "model.lr must be a number above 0, got nan."),
         ("model.padding_mode=reflex", "one of zeros, reflect, replicate, circular, got 'reflex'"),
-        ("data.augment=flip", "data.augment must be one of none, shift_flip, got 'flip'."),
+        ("data.augment=flip", r"data.augment must be none, one of shift_flip, .*, or a list of these, .* got 'flip'\."),
+        ("data.augment=[erase,erase]", r"each once, such as \[crop_flip,erase\], got \['erase', 'erase'\]"),
         ("trainer.limit_train_batches=2.0", "a share of them above 0.0 and up to 1.0, or null, got 2.0"),
         ("trainer.devices=0", "trainer.devices must be auto, or a whole number of at least 1, got 0."),
         ("trainer.strategy=dpp", "trainer.strategy must be one of auto, ddp, "),

@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import normalize
 
+from convnets.data import FashionMNISTSampleDataModule
 from convnets.data.archive import read_idx
 from convnets.data.fashion_mnist import SAMPLE_DIR
-from convnets.data.preprocessing import shift_flip, to_network_input
+from convnets.data.preprocessing import channel_statistics, to_network_input
+from convnets.data.sampling import ImageBatches
 
 
 @pytest.fixture(scope="module")
@@ -32,31 +35,30 @@ def test_bytes_become_zero_to_one_and_stay_untouched(images):
     assert torch.equal(images, before)
 
 
-def variants(image):
-    """Every image that shift_flip may make of one, as (C, H, W) tensors."""
-    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
-    for down in range(5):
-        for right in range(5):
-            shifted = padded[:, down : down + image.shape[1], right : right + image.shape[2]]
-            yield shifted
-            window = torch.nn.functional.pad(image.flip(2), (2, 2, 2, 2))
-            yield window[:, down : down + image.shape[1], right : right + image.shape[2]]
+def test_statistics_are_exact_and_the_set_is_read_in_parts(monkeypatch):
+    images = torch.randint(256, (301, 3, 20, 30), generator=torch.Generator().manual_seed(0)).byte()
+    images[:, 1] //= 3
+    images[:7, 2] = 255
+    monkeypatch.setattr("convnets.data.preprocessing.CHUNK", 10 * images[0].nbytes)
+    mean, std = channel_statistics(ImageBatches(images, torch.zeros(301, dtype=torch.int64)))
+    scaled = images.numpy() / 255
+    np.testing.assert_allclose(mean, scaled.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(std, scaled.std(axis=(0, 2, 3)), rtol=1e-12)
+    normalised = to_network_input(images, 40, mean, std)
+    expected = normalize(to_network_input(images, 40), mean, std)
+    torch.testing.assert_close(normalised, expected)
 
 
-def test_each_image_is_shifted_and_flipped_by_itself(images):
-    batch = images.repeat(1, 3, 1, 1) + torch.arange(3, dtype=torch.uint8).view(1, 3, 1, 1)  # three channels
-    augmented = shift_flip(batch[:30], torch.Generator().manual_seed(0))
-    assert augmented.shape == batch[:30].shape
-    assert augmented.dtype == torch.uint8
-    chosen = []
-    for image, changed in zip(batch[:30], augmented, strict=True):
-        matches = [index for index, variant in enumerate(variants(image)) if torch.equal(variant, changed)]
-        assert matches
-        chosen.append(matches[0])
-    assert len(set(chosen)) > 10
+def test_a_channel_without_spread_is_refused():
+    images = torch.full((4, 2, 5, 5), 9, dtype=torch.uint8)
+    images[0, 0, 0, 0] = 8
+    with pytest.raises(ValueError, match=r"channel 1 of the training images is 9 everywhere.* data\.normalize=none"):
+        channel_statistics(ImageBatches(images, torch.zeros(4, dtype=torch.int64)))
 
 
-def test_augmentation_is_a_function_of_its_generator(images):
-    first, again, other = (shift_flip(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_normalised_training_images_have_mean_0_and_deviation_1():
+    datamodule = FashionMNISTSampleDataModule(normalize="standard", holdout=100)
+    datamodule.setup()
+    ready = datamodule.to_network_input(datamodule.splits["train"].images)  # those that train, alone
+    assert ready.mean().abs() < 1e-5
+    assert ready.std(correction=0) == pytest.approx(1, abs=1e-5)

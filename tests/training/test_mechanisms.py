@@ -18,7 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from convnets.configuration.rules import ConfigurationError
 from convnets.data import FashionMNISTSampleDataModule
-from convnets.data.preprocessing import shift_flip, to_network_input
+from convnets.data.augmentation import AUGMENTATIONS, Draws
+from convnets.data.preprocessing import to_network_input
 from convnets.data.sampling import ImageBatches
 from convnets.runs.run import Run
 from convnets.training.building import STEP_HOOKS, build_classifier, build_datamodule, build_trainer, prepare_process
@@ -243,8 +244,10 @@ def test_a_gpu_is_not_waited_for_when_a_batch_is_chosen_augmented_and_resized():
     """With fake tensors, which have no content, in place of a GPU's."""
     copies = Copies()
     with FakeTensorMode(allow_non_fake_inputs=True), copies:
-        pixels = torch.zeros(100, 1, 28, 28, dtype=torch.uint8, device="cuda")
+        pixels = torch.zeros(100, 3, 28, 28, dtype=torch.uint8, device="cuda")
         images, _ = ImageBatches(pixels, torch.zeros(100, dtype=torch.int64, device="cuda"))[torch.arange(16)]
-        ready = to_network_input(shift_flip(images, torch.Generator().manual_seed(0)), 56)
-    assert (ready.shape, ready.device.type) == ((16, 1, 56, 56), "cuda")
-    assert copies.waited_for == [False] * 4
+        for augment in AUGMENTATIONS.values():
+            images = augment(images, Draws(0, 16))
+        ready = to_network_input(images, 56, [0.5] * 3, [0.5] * 3)
+    assert (ready.shape, ready.device.type) == ((16, 3, 56, 56), "cuda")
+    assert copies.waited_for == [False] * (1 + len(AUGMENTATIONS) + 2)

@@ -50,9 +50,20 @@ BLOCKS = "model.blocks=[[1,4],[1,8]]"
 WAYS = {
     "lenet": (),
     "lenet, schedule, momentum": ("schedule=onecycle", "optimizer=momentum"),
-    "lenet, augmented, holdout": ("data.augment=shift_flip", "data.holdout=100", "optimizer=adamw"),
+    "lenet, augmented, mixed, holdout": (
+        "data.augment=[crop_flip,erase]",
+        "data.mix=mixup",
+        "data.normalize=standard",
+        "data.holdout=100",
+        "optimizer=adamw",
+    ),
     "lenet, accumulated": ("trainer.accumulate_grad_batches=2",),
-    "lenet, several steps at once": ("steps_per_execution=3", "schedule=onecycle", "data.augment=shift_flip"),
+    "lenet, several steps at once": (
+        "steps_per_execution=3",
+        "schedule=onecycle",
+        "data.augment=random_resized_crop",
+        "data.mix=cutmix",
+    ),
     "vgg, dropout": ("model=vgg", BLOCKS, "data.resize=16", "data.batch_size=250", "schedule=cosine"),
     "resnet18, batch norm": ("model=resnet18", "data.resize=32", "data.batch_size=400", "data.augment=shift_flip"),
     "resnext18": ("model=resnext18", "data.resize=32", "data.batch_size=300", "data.holdout=100"),

@@ -38,6 +38,8 @@ NOT_RECIPE = {
 NO_VALUE: Mapping[str, Any] = {
     "compile": False,
     "computation": 1,
+    "data.mix": "none",
+    "data.normalize": "none",
     "model.activation": "sigmoid",
     "optimizer.fused": False,
     "schedule.monitor": "val/loss",
@@ -119,9 +121,11 @@ def changing_callbacks(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_form(key: str, value: Any) -> Any:
-    """1.0 and 1 are one number, but for a limit, where they are all batches and one batch."""
+    """1.0 and 1 are one number, but for a limit, where they are all batches and one batch; a list of one is the one."""
     if key in LIMITS and isinstance(value, float):
         return None if value == 1 else value
+    if key == "data.augment" and isinstance(value, list) and len(value) < 2:
+        return value[0] if value else "none"
     if isinstance(value, list):
         return [_one_form("", item) for item in value]
     if isinstance(value, Mapping):

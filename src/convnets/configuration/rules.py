@@ -79,6 +79,8 @@ BAND = Rule(
     "[lowest, highest] accuracy, both from 0 to 1",
     lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] <= v[1] <= 1,
 )
+# Those of convnets.data.augmentation, which knows torch.
+AUGMENTATIONS = ("shift_flip", "crop_flip", "random_resized_crop", "erase", "color")
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 COMPILE_MODES = (*CUDA_GRAPH_MODES, "max-autotune-no-cudagraphs")
 RULES: Mapping[str, Rule] = {
@@ -118,7 +120,15 @@ RULES: Mapping[str, Rule] = {
     "data.holdout": whole(0),
     "data.device": one_of("auto", "cpu"),
     "data.split_seed": whole(0, 2**32 - 1),
-    "data.augment": one_of("none", "shift_flip"),
+    "data.augment": Rule(
+        f"none, one of {', '.join(AUGMENTATIONS)}, or a list of these, each once, such as [crop_flip,erase]",
+        lambda v: (
+            v in ("none", *AUGMENTATIONS)
+            or (isinstance(v, list) and all(v.count(name) == 1 and name in AUGMENTATIONS for name in v))
+        ),
+    ),
+    "data.mix": one_of("none", "mixup", "cutmix"),
+    "data.normalize": one_of("none", "standard"),
     "optimizer.lr": POSITIVE,
     "optimizer.momentum": PROBABILITY,
     "optimizer.weight_decay": NOT_NEGATIVE,

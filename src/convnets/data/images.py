@@ -1,6 +1,6 @@
 """Any set of byte images as a LightningDataModule: batches are chosen, augmented and resized on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from convnets.data.augmentation import AUGMENTATIONS, MIXES, Draws
 from convnets.data.own_pictures import fill_square
-from convnets.data.preprocessing import shift_flip, to_network_input
+from convnets.data.preprocessing import channel_statistics, to_network_input
 from convnets.data.sampling import Batch, BatchSampler, ImageBatches, derive_seed, stratified_split
 
 
@@ -31,8 +32,12 @@ class ImageDataModule(lightning.LightningDataModule):
         device: "auto", or "cpu" to keep the images in main memory and send each batch to a GPU.
         holdout: training images kept for validation, stratified; 0 trains on all and validates on the test split.
         split_seed: which images are held out.
-        augment: "none", or "shift_flip" for training batches.
-        seed: order and augmentation are functions of (seed, epoch, batch).
+        augment: "none", or of `convnets.data.augmentation.AUGMENTATIONS` one name or several, in this order; for
+            training batches.
+        mix: "none", or one of `convnets.data.augmentation.MIXES`: training images are mixed once they are scaled, with
+            others of the same rank's share, and labels become shares of classes (N, num_classes).
+        normalize: "none", or "standard" to subtract the training images' mean and divide by their standard deviation.
+        seed: order, augmentation and mixing are functions of (seed, epoch, batch).
         steps_per_execution: of training batches so many come at once; see `Batch.earlier`.
 
     Attributes:
@@ -61,20 +66,25 @@ class ImageDataModule(lightning.LightningDataModule):
         device: str = "auto",
         holdout: int = 0,
         split_seed: int = 0,
-        augment: str = "none",
+        augment: str | Sequence[str] = "none",
         seed: int = 0,
         steps_per_execution: int = 1,
+        mix: str = "none",
+        normalize: str = "none",
     ) -> None:
         super().__init__()
-        if augment not in ("none", "shift_flip"):
-            raise ValueError(f"data.augment must be none or shift_flip, got {augment!r}.")
+        names = [augment] if isinstance(augment, str) else augment
+        self.augmentations = {name: _choice("augment", name, AUGMENTATIONS) for name in names if name != "none"}
+        self.mixing = None if mix == "none" else _choice("mix", mix, MIXES)
+        if normalize not in ("none", "standard"):
+            raise ValueError(f"data.normalize must be none or standard, got {normalize!r}.")
         self.dir = Path(dir).expanduser()
         self.resize = resize
         self.batch_size = batch_size
         self.device = device
         self.holdout = holdout
         self.split_seed = split_seed
-        self.augment = augment
+        self.normalize = normalize
         self.seed = seed
         self.steps_per_execution = steps_per_execution
         self.splits: dict[str, ImageBatches] = {}
@@ -143,21 +153,25 @@ class ImageDataModule(lightning.LightningDataModule):
         return fill_square(picture, self.image_size, self.num_channels), None
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images into memory, once, and hold some out."""
+        """Read the images into memory, once, hold some out, and measure those that train if they are normalised."""
         if self.splits:
             return
+        self.splits = self._split()
+        if self.normalize == "standard" and self.mean is None:
+            self.mean, self.std = channel_statistics(self.splits["train"])
+
+    def _split(self) -> dict[str, ImageBatches]:
         splits = self.read_splits()
         if self.holdout == 0 or "val" in splits:
-            self.splits = {"val": splits["test"], **splits}
-            return
-        labels = splits["train"].labels
+            return {"val": splits["test"], **splits}
+        train = splits.pop("train")
+        labels = train.labels
         if self.holdout >= len(labels):
             raise ValueError(
                 f"data.holdout={self.holdout} leaves nothing of {len(labels)} training images: choose a smaller one."
             )
         kept, held_out = stratified_split(labels, self.holdout, self.split_seed)
-        train = splits.pop("train")
-        self.splits = {"train": train.part(kept), "val": train.part(held_out), **splits}
+        return {"train": train.part(kept), "val": train.part(held_out), **splits}
 
     @property
     def num_train_batches(self) -> int:
@@ -246,13 +260,28 @@ class ImageDataModule(lightning.LightningDataModule):
         return self.to_network_input(images), labels
 
     def training_batch(self, batch: Batch) -> Batch:
-        """Augment, resize and scale a training batch of bytes, on its device."""
-        images = batch.images
-        if self.augment == "shift_flip":
-            generator = torch.Generator().manual_seed(derive_seed("augment", self.seed, *batch.place))
-            images = shift_flip(images, generator)
-        return Batch(self.to_network_input(images), batch.labels, batch.num_images, batch.place, batch.earlier)
+        """Augment, resize, scale and mix a training batch of bytes, on its device."""
+        images, labels = batch
+        rank, *place = batch.place
+        for index, (name, augment) in enumerate(self.augmentations.items()):
+            seed = derive_seed("augment", self.seed, 0, *place, *([name] if index else []))
+            share = slice(rank, None, self.trainer.world_size if self.trainer else 1)
+            images = augment(images, Draws(seed, batch.num_images, share))
+        images = self.to_network_input(images)
+        if self.mixing is not None:
+            generator = torch.Generator().manual_seed(derive_seed("mix", self.seed, *place))
+            images, labels = self.mixing(images, torch.eye(self.num_classes, device=labels.device)[labels], generator)
+        return Batch(images, labels, batch.num_images, batch.place, batch.earlier)
 
     def to_network_input(self, images: Tensor) -> Tensor:
-        """Turn stored images (N, C, H, W), bytes, into the network's: (N, C, resize, resize) in [0, 1]."""
-        return to_network_input(images, self.resize)
+        """Turn stored images (N, C, H, W), bytes, into the network's: (N, C, resize, resize).
+
+        In [0, 1], or normalised.
+        """
+        return to_network_input(images, self.resize, self.mean, self.std)
+
+
+def _choice(key: str, name: str, choices: Mapping[str, Any]) -> Any:
+    if name not in choices:
+        raise ValueError(f"data.{key} must be none, or of {', '.join(choices)}, got {name!r}.")
+    return choices[name]

@@ -66,7 +66,7 @@ def _start_or_resume(
 ) -> dict[str, Any]:
     path, checkpoint = newest_checkpoint(run.path / "checkpoints") or (None, None)
     epochs_done = None if checkpoint is None else len(checkpoint["callbacks"]["History"]["rows"])
-    trainer, datamodule, classifier = _build(config, run, epochs_done, extra_callbacks)
+    trainer, datamodule, classifier = _build(config, run, epochs_done, checkpoint is not None, extra_callbacks)
     load_and_check_images(config, datamodule, trainer, classifier)
     if path is not None and checkpoint is not None:
         if changed := run.changed_images(datamodule.facts()):
@@ -113,7 +113,7 @@ def _train_beside(config: DictConfig, run: Run, extra_callbacks: Sequence[Callba
     if run.result:
         return {}
     found = newest_checkpoint(run.path / "checkpoints")
-    trainer, datamodule, classifier = _build(config, run, None, extra_callbacks)
+    trainer, datamodule, classifier = _build(config, run, None, found is not None, extra_callbacks)
     trainer.ckpt_path = found and found[0]
     try:
         trainer.fit(classifier, datamodule=datamodule)
@@ -123,10 +123,12 @@ def _train_beside(config: DictConfig, run: Run, extra_callbacks: Sequence[Callba
 
 
 def _build(
-    config: DictConfig, run: Run, epochs_done: int | None, extra_callbacks: Sequence[Callback]
+    config: DictConfig, run: Run, epochs_done: int | None, resumes: bool, extra_callbacks: Sequence[Callback]
 ) -> tuple[lightning.Trainer, ImageDataModule, Classifier]:
     trainer = build_trainer(config, run.path, [_Status(run), *extra_callbacks], epochs_done or 0)
     datamodule = build_datamodule(config)
+    if resumes:
+        datamodule.take_facts(run.facts)
     return trainer, datamodule, build_classifier(config, datamodule)
 
 
