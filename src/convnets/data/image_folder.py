@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,11 +161,14 @@ def list_pictures(folder: Path) -> Listing:
     found = []
     for split, path in split_dirs.items():
         for label, name in enumerate(class_names):
-            files = [PictureFile(str(file.relative_to(folder)), *rest) for file, *rest in _files(path / name)]
+            files = [
+                PictureFile(str(file.relative_to(folder)), *rest)
+                for file, *rest in _files(path / name, (os.path.realpath(folder),))
+            ]
             if not files:
                 raise DataUnavailableError(f"{path / name} has no picture: put some into it, or remove it.")
             found += [(file, split, label) for file in sorted(files)]
-    strays = [entry.name for path in {folder, *split_dirs.values()} for entry in _entries(path) if entry.is_file()]
+    strays = [entry.name for path in {folder, *split_dirs.values()} for entry in _entries(path) if not _is_dir(entry)]
     if strays:
         log.warning("%s: in no class's folder, and not used: %s", folder, _some(strays))
     return Listing(tuple(map(_readable, class_names)), *map(list, zip(*found, strict=True)))
@@ -209,14 +213,20 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+    return [entry.name for entry in _entries(folder) if _is_dir(entry)]
 
 
-def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[Path, int, int]]:
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):  # of a link to itself
+        return entry.is_dir()
+    return False
+
+
+def _files(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[Path, int, int]]:
     """Each file below the folder, links followed, with its bytes and when it was modified in ns."""
     above = (*above, os.path.realpath(folder))
     for entry in _entries(folder):
-        if entry.is_dir():
+        if _is_dir(entry):
             if os.path.realpath(entry.path) in above:
                 raise DataUnavailableError(f"{entry.path} links to a folder that it lies in: remove the link.")
             yield from _files(Path(entry.path), above)

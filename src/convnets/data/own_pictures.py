@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +120,7 @@ def decode(path: str, size: int, num_channels: int) -> bytes | str:
 def decode_on_request(target: str, size: int, num_channels: int) -> None:
     """Decode the pictures that each line of standard input lists, as JSON of [row, path], into rows of a file.
 
-    Each is answered with a line of JSON: null, why there is no image, or number and text of the system's error.
+    Each is answered with a line of JSON: null, why there is no image, or the parts of the system's error.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks: when it ends, so does the input
     warnings.simplefilter("ignore")
@@ -127,7 +128,7 @@ def decode_on_request(target: str, size: int, num_channels: int) -> None:
     descriptor = os.open(target, os.O_WRONLY)
     for line in sys.stdin:
         for row, path in json.loads(line):
-            answer: str | tuple[int | None, str | None] | None = None
+            answer: Any = None
             try:
                 image = decode(path, size, num_channels)
                 if isinstance(image, str):
@@ -135,7 +136,7 @@ def decode_on_request(target: str, size: int, num_channels: int) -> None:
                 else:
                     os.pwrite(descriptor, image, row * len(image))
             except OSError as error:
-                answer = (error.errno, error.strerror)
+                answer = (error.errno, error.strerror, error.filename)  # which of the file that is written is none
             print(json.dumps(answer), flush=True)
 
 

@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1  # of how pictures are decoded: raise it when the bytes change
 NUM_AT_ONCE = 8  # pictures that a process is asked for at a time
-RELEASED_BYTES = 256 * 2**20  # so much of a mapped file counts as the process's memory at most, and a batch
+RELEASED_BYTES = 256 * 2**20  # so much of a mapped file counts as the process's memory at most, and what a batch reads
+READ_AROUND_BYTES = 2**16  # with a page, Linux maps its neighbours up to so many
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -63,9 +64,9 @@ class MappedImages:
             self.images = torch.frombuffer(self._map, dtype=torch.uint8).view(shape)
         self._unreleased = 0
 
-    def note_reading(self, num_bytes: int) -> None:
+    def note_reading(self, num_images: int) -> None:
         """Now and then, give the pages that were read back to the system, which keeps them while it has room."""
-        self._unreleased += num_bytes
+        self._unreleased += num_images * (self.images[0].nbytes + READ_AROUND_BYTES)
         if self._unreleased > RELEASED_BYTES:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._unreleased = 0
@@ -122,7 +123,7 @@ class PictureCache:
                 if self.bad_files() is None:
                     self._fill()
         except OSError as error:
-            if error.filename and Path(error.filename).is_relative_to(self.folder):
+            if error.filename in {str(self.folder / file.name) for file in self.files}:
                 raise DataUnavailableError(
                     f"{error.filename} cannot be read: {error.strerror}. Make it readable, or take it out."
                 ) from error
@@ -210,9 +211,9 @@ def _decode(
         processes.append(subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=nowhere))
         return processes[-1]
 
-    def note(row: int, path: str, answer: Any) -> None:
+    def note(row: int, answer: Any) -> None:
         if isinstance(answer, list):
-            errors.append(OSError(*answer, path))
+            errors.append(OSError(*answer))
             stopped.set()
         elif answer:
             bad[row] = answer
@@ -228,10 +229,10 @@ def _decode(
             with suppress(BrokenPipeError):
                 print(json.dumps([*asked]), file=process.stdin, flush=True)
             while asked and (line := process.stdout.readline()):  # type: ignore[union-attr]
-                note(*asked.popleft(), json.loads(line))
+                note(asked.popleft()[0], json.loads(line))
             if asked and not stopped.is_set():  # the process has died
                 if (row := asked[0][0]) in has_killed:
-                    note(*asked.popleft(), "ends the program that decodes it")
+                    note(asked.popleft()[0], "ends the program that decodes it")
                 has_killed.add(row)
                 waiting.appendleft([*asked])
                 process = start()

@@ -76,7 +76,7 @@ class ImageBatches(Dataset[Batch]):
         stored: images (M, C, H, W) of bytes, in memory or in a mapped file; they may serve other `ImageBatches` too.
         labels: of all of these images, (M,); those that are meant alone are kept.
         rows: which images are meant, (N,), in their order; by default all.
-        after_reading: is told how many bytes were read, each time.
+        after_reading: is told how many images were read, each time.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ImageBatches(Dataset[Batch]):
         rows = numbers if self.rows is None else self.rows.index_select(0, numbers)
         images = self.stored.index_select(0, rows)
         if self.after_reading is not None:
-            self.after_reading(images.nbytes)
+            self.after_reading(len(images))
         return images, self.labels.index_select(0, numbers)
 
     def part(self, numbers: Tensor) -> "ImageBatches":
