@@ -30,8 +30,8 @@ def make_cache(tmp_path, paths, **options):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Twenty files of one colour each, told apart by their red."""
-    paths = [tmp_path / f"{number:02}.png" for number in range(20)]
+    """Eight files of one colour each, told apart by their red."""
+    paths = [tmp_path / f"{number:02}.png" for number in range(8)]
     for number, path in enumerate(paths):
         Image.new("RGB", (24, 20), (10 * number, 0, 255)).save(path)
     return paths
@@ -128,7 +128,7 @@ def test_a_file_that_kills_its_decoder_is_bad_and_the_others_are_not(pictures, t
     cache = make_cache(tmp_path, pictures)
     cache.fill()
     assert cache.bad_files() == {"07.png": "ends the program that decodes it"}
-    assert cache.open().images[:, 0, 0, 0].tolist() == [0 if n == 7 else 10 * n for n in range(20)]
+    assert cache.open().images[:, 0, 0, 0].tolist() == [0 if n == 7 else 10 * n for n in range(8)]
 
 
 def test_a_decoded_set_is_not_decoded_again_and_a_damaged_cache_is(pictures, tmp_path, caplog):
@@ -136,7 +136,7 @@ def test_a_decoded_set_is_not_decoded_again_and_a_damaged_cache_is(pictures, tmp
     cache = make_cache(tmp_path, pictures)
     assert cache.bad_files() is None
     cache.fill()
-    assert caplog.messages[0].startswith("decoding 20 pictures of")
+    assert caplog.messages[0].startswith("decoding 8 pictures of")
     caplog.clear()
     again = make_cache(tmp_path, pictures)
     again.fill()
@@ -152,7 +152,7 @@ def test_a_decoded_set_is_not_decoded_again_and_a_damaged_cache_is(pictures, tmp
         damage()
         assert make_cache(tmp_path, pictures).bad_files() is None
         again.fill()
-        assert again.open().images[:, 0, 5, 5].tolist() == [10 * number for number in range(20)]
+        assert again.open().images[:, 0, 5, 5].tolist() == [10 * number for number in range(8)]
     os.utime(pictures[0], ns=(0, 0))
     caplog.clear()
     make_cache(tmp_path, pictures).fill()
@@ -178,7 +178,7 @@ def test_killed_while_decoding_it_begins_anew_and_leaves_nothing_half(pictures, 
     other = make_cache(tmp_path, pictures[1:])
     other.fill()
     assert not half.exists()
-    assert other.open().images[:, 0, 0, 0].tolist() == [10 * number for number in range(1, 20)]
+    assert other.open().images[:, 0, 0, 0].tolist() == [10 * number for number in range(1, 8)]
 
 
 def test_of_several_processes_one_decodes(pictures, tmp_path):
@@ -201,11 +201,11 @@ def test_no_room_is_said_before_and_when_the_disk_is_full(pictures, tmp_path, mo
     cache = make_cache(tmp_path, pictures)
     usage = collections.namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 15_000))
+        patch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 6_000))
         with pytest.raises(DataUnavailableError) as error:
             cache.fill()
         assert str(error.value) == (
-            f"{tmp_path / 'cache'} has 15.0 kB free, and 20 decoded pictures would take 15.4 kB. "
+            f"{tmp_path / 'cache'} has 6.0 kB free, and 8 decoded pictures would take 6.1 kB. "
             "Set data.cache_dir=FOLDER to a place with room, or data.stored_size to less than 16."
         )
 
@@ -214,9 +214,7 @@ def test_no_room_is_said_before_and_when_the_disk_is_full(pictures, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        with pytest.raises(
-            DataUnavailableError, match=r"20 decoded pictures would take 15\.4 kB\. Set data\.cache_dir"
-        ):
+        with pytest.raises(DataUnavailableError, match=r"8 decoded pictures would take 6\.1 kB\. Set data\.cache_dir"):
             cache.fill()
     assert not [*(tmp_path / "cache" / cache.digest).iterdir()]
     (tmp_path / "file").write_text("")
