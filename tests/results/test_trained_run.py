@@ -30,7 +30,7 @@ class ChangingDataModule(FruitDataModule):
 TARGET = f"{__name__}.{ChangingDataModule.__name__}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fruit(small):
     """A quick run on the fruit."""
 
@@ -42,20 +42,22 @@ def fruit(small):
     return fruit
 
 
-@pytest.fixture
-def run(fruit, tmp_path):
-    train(fruit("trainer.max_epochs=1"), tmp_path / "run")
-    return TrainedRun(tmp_path / "run", trust=[TARGET])
+@pytest.fixture(scope="module")
+def run(fruit, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train(fruit("trainer.max_epochs=1", "data.normalize=standard"), path)
+    return TrainedRun(path, trust=[TARGET])
 
 
 def test_a_run_says_what_images_it_was_trained_on(run):
+    scaled = run.datamodule.splits["train"].images.numpy() / 255
     assert json.loads((run.path / "data.json").read_text()) == {
         "name": "fruit",
         "class_names": ["apple", "banana", "lime"],
         "num_channels": 3,
         "image_size": 32,
-        "mean": None,
-        "std": None,
+        "mean": pytest.approx(scaled.mean(axis=(0, 2, 3)).tolist()),
+        "std": pytest.approx(scaled.std(axis=(0, 2, 3)).tolist()),
         "num_images": {"train": 60, "val": 12, "test": 12},
         "digest": "1",
     }

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ def override(key: str, value: Any) -> str:
 def _as_hydra_takes(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{','.join(map(_as_hydra_takes, value))}]"
     if not isinstance(value, str):
         return str(value)
     is_plain = re.fullmatch(r"[A-Za-z/.][A-Za-z0-9._/-]*", value) and re.search("[A-Za-z]", value)

@@ -72,7 +72,7 @@ def random_resized_crop(images: Tensor, draws: Draws) -> Tensor:
     rows = _positions(height, top, box_height)  # (N, H)
     columns = _positions(width, left, box_width)  # (N, W)
     grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), dim=-1)  # (N, H, W, 2)
-    return F.grid_sample(images.float(), grid, align_corners=True).round_().byte()
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=True).round_().byte()
 
 
 def _positions(size: int, start: Tensor, length: Tensor) -> Tensor:
