@@ -112,7 +112,8 @@ def feature_maps(
             label, (0, 0.5), (12, 0), xycoords=("figure points", "axes fraction"), textcoords="offset points",
             va="center", fontsize=11,
         )  # fmt: skip
-    rows[-1].set_xticks(range(len(class_names)), class_names, fontsize=11, rotation=30, ha="right")
+    each = -(-len(class_names) // 25)  # of more classes, not all names have room
+    rows[-1].set_xticks(range(0, len(class_names), each), class_names[::each], fontsize=11, rotation=30, ha="right")
     rows[-1].tick_params(length=0)
     figure.suptitle(title, fontsize=14)
     return figure
@@ -120,18 +121,23 @@ def feature_maps(
 
 def confusion_matrix(counts: NDArray[np.integer], class_names: Sequence[str], title: str) -> Figure:
     """Draw how often each class (row) was predicted as each (column), shaded by the share of its row."""
-    figure = Figure(figsize=(7, 6.4), layout="constrained")
+    many = len(counts) > 30
+    side = min(max(7, 0.18 * len(counts)), 24)
+    figure = Figure(figsize=(side, 0.914 * side), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(counts.shape):
-        if counts[row, column]:
+        if counts[row, column] and not many:
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true")
     names = [textwrap.shorten(name, 24, placeholder="...") for name in class_names]
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    size = 6 if many else None
+    axes.set_xticks(
+        range(len(names)), names, fontsize=size, rotation=90 if many else 45, ha="center" if many else "right"
+    )
+    axes.set_yticks(range(len(names)), names, fontsize=size)
     colorbar(figure, axes, drawn, label="share of the true class")
     figure.suptitle(wrapped(title, figure.get_figwidth()), fontsize=12)
     return figure
@@ -185,11 +191,12 @@ def predictions(
     blank = np.isnan(tiled[..., :1])  # see-through
     axes.imshow(np.concatenate([np.broadcast_to(tiled, (*tiled.shape[:2], 3)), ~blank], axis=2), aspect="equal")
     axes.axis("off")
+    names = [name if len(name) <= 12 else f"{name[:11]}\N{HORIZONTAL ELLIPSIS}" for name in class_names]
     for place, (label, guess, probability) in enumerate(zip(labels, predicted, probabilities, strict=True)):
         row, column = divmod(place, num_columns)
         x, y = column * (width + 4) + width / 2, row * (height + room + 4) + height
         right = label == guess
-        text = f"{class_names[guess]} {probability:.0%}" + ("" if right else f"\nis {class_names[label]}")
+        text = f"{names[guess]} {probability:.0%}" + ("" if right else f"\nis {names[label]}")
         axes.text(
             x, y, text, ha="center", va="top", fontsize=10, color=BLUE if right else ORANGE,
             fontweight="normal" if right else "bold", linespacing=1.1,

@@ -69,7 +69,7 @@ def test_files_that_are_no_pictures_are_named_and_the_others_classified(run, tmp
 
 def test_a_folder_without_pictures_is_named(run, tmp_path):
     (answer,) = predict(run, find_pictures([tmp_path]))
-    assert answer == Refusal(tmp_path, "there is no PNG or JPEG file in it")
+    assert answer == Refusal(tmp_path, "there is no picture in it")
 
 
 def test_folders_are_searched_for_pictures(tmp_path):
