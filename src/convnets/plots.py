@@ -140,6 +140,7 @@ def confusion_matrix(counts: NDArray[np.integer], class_names: Sequence[str], ti
     axes.set_yticks(range(len(names)), names, fontsize=size)
     colorbar(figure, axes, drawn, label="share of the true class")
     figure.suptitle(wrapped(title, figure.get_figwidth()), fontsize=12)
+    figure.draw_without_rendering()  # of few classes, the first pass of the layout cuts off the labels at both sides
     return figure
 
 
