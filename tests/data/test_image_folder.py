@@ -150,12 +150,13 @@ def test_files_that_are_no_pictures_are_named_and_skipped_only_where_that_is_wis
         (photos / "lime #1" / f"{number}.txt").write_text("no picture")
     (photos / "バナナ/bild 3.png").write_bytes((photos / "バナナ/bild 3.png").read_bytes()[:60])
     message = refusal(read)
-    assert "Not decoded were 7 of 36 files of " in message
+    assert message.startswith("7 of 36 files of ")
+    assert "my photos cannot be decoded:\n" in message
     assert "  lime #1/0.txt: is no JPEG, PNG, WEBP, BMP, TIFF, GIF or PPM picture\n" in message
     assert "  and 2 more\n" in message
     assert "data.bad_files=skip" in message
     datamodule = read(bad_files="skip")
-    assert "skipped, because they cannot be decoded: 7 of 36 files of " in caplog.text
+    assert "my photos cannot be decoded, and are skipped:\n" in caplog.text
     kept = numbers(datamodule.splits["train"]) + numbers(datamodule.splits["test"])
     assert sorted(kept) == sorted({(label, n) for label in range(3) for n in range(10)} - {(2, 3)})
 

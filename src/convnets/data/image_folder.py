@@ -100,14 +100,12 @@ class ImageFolderDataModule(ImageDataModule):
         bad = self.cache.bad_files() or {}
         lines = [f"  {name}: {reason}" for name, reason in [*bad.items()][:MOST_NAMED]]
         lines += [f"  and {len(bad) - MOST_NAMED:,} more"] if len(bad) > MOST_NAMED else []
-        named = "\n".join([f"{len(bad):,} of {count(len(self.listing.files), 'file')} of {self.dir}", *lines])
+        whole = f"{len(bad):,} of {count(len(self.listing.files), 'file')} of {self.dir} cannot be decoded"
         if bad and self.bad_files == "refuse":
-            raise DataUnavailableError(
-                f"Not decoded were {named}\nTake them out of the folder, or leave them out of the training with "
-                "data.bad_files=skip."
-            )
+            way_out = "Take them out of the folder, or leave them out of the training with data.bad_files=skip."
+            raise DataUnavailableError("\n".join([f"{whole}:", *lines, way_out]))
         if bad:
-            log.warning("skipped, because they cannot be decoded: %s", named)
+            log.warning("%s", "\n".join([f"{whole}, and are skipped:", *lines]))
 
     def read_splits(self) -> dict[str, ImageBatches]:
         """Map the decoded pictures into memory.
