@@ -123,7 +123,7 @@ def confusion_matrix(counts: NDArray[np.integer], class_names: Sequence[str], ti
     """Draw how often each class (row) was predicted as each (column), shaded by the share of its row."""
     many = len(counts) > 30
     side = min(max(7, 0.18 * len(counts)), 24)
-    figure = Figure(figsize=(side, 0.914 * side), layout="constrained")
+    figure = Figure(figsize=(side, side - 0.6), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
