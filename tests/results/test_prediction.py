@@ -104,7 +104,7 @@ def test_pictures_for_a_colour_set_keep_their_colours_and_background(fruit_run, 
         list(predict(fruit_run, paths, "white"))
 
 
-def test_the_page_draws_a_colour_sets_mistakes_in_grey(fruit_run, tmp_path, monkeypatch):
+def test_the_page_draws_a_colour_sets_mistakes_in_colour(fruit_run, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "predictions", lambda images, *rest: (drawn.append(images), Figure())[1])
     loaded = load_predictions(fruit_run, "test")
@@ -112,7 +112,7 @@ def test_the_page_draws_a_colour_sets_mistakes_in_grey(fruit_run, tmp_path, monk
         "convnets.results.page.load_predictions", lambda *_: loaded._replace(predicted=1 - loaded.labels.sign())
     )
     assert len(_evaluated(fruit_run)) == 2
-    assert drawn[0].shape == (10, 32, 32)
+    assert drawn[0].shape == (10, 32, 32, 3)
 
 
 def test_a_picture_gets_the_size_and_channels_of_the_data_set(fruit_run, tmp_path, monkeypatch):
