@@ -28,7 +28,8 @@ def compose() -> Callable[..., DictConfig]:
     """Compose what scripts/train.py would be given, resolved."""
 
     def compose(*overrides: str) -> DictConfig:
-        return command.compose(overrides)[0]
+        asked = ["data.dir=photos"] if "data=image_folder" in overrides else []  # of whoever chooses it
+        return command.compose([*asked, *overrides])[0]
 
     return compose
 

@@ -24,13 +24,23 @@ def labels(axes):
 
 
 def test_predictions_say_what_is_wrong_in_words_and_in_another_colour():
-    images = np.zeros((3, 28, 28), dtype=np.uint8)
+    images = np.zeros((3, 28, 28, 1), dtype=np.uint8)
     figure = plots.predictions(
         images, np.array([1, 2, 3]), np.array([1, 4, 3]), np.array([0.994, 0.5, 0.2]), NAMES, "title"
     )
     (axes,) = figure.axes
     assert labels(axes) == ["class 1 99%", "class 4 50%\nis class 2", "class 3 20%"]
     assert [text.get_color() for text in axes.texts] == [plots.BLUE, plots.ORANGE, plots.BLUE]
+
+
+def test_predictions_are_in_colour_where_the_images_are():
+    images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    images[0, ..., 0], images[1, ..., 2] = 255, 102
+    figure = plots.predictions(images, *[np.arange(2)] * 2, np.ones(2), NAMES, "title")
+    drawn = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(drawn[4, 4], [1, 0, 0, 1])
+    np.testing.assert_allclose(drawn[4, 16], [0, 0, 0.4, 1])
+    assert drawn[9, 4, 3] == 0  # below an image
 
 
 def test_feature_maps_have_a_row_a_layer_with_its_scale_and_the_classes_names():
@@ -86,7 +96,7 @@ TITLED = {
     "filters": lambda title: plots.filters(np.ones((6, 5, 5)), title),
     "many filters": lambda title: plots.filters(np.ones((64, 5, 5)), title),
     "maps": lambda title: plots.feature_maps(LAYERS, NAMES, title),
-    "predictions": lambda title: plots.predictions(PANELS, *[np.arange(6)] * 2, np.ones(6), NAMES, title),
+    "predictions": lambda title: plots.predictions(PANELS[..., None], *[np.arange(6)] * 2, np.ones(6), NAMES, title),
     "leaderboard": lambda title: leaderboard([(title, groups(0.7, 0.8))], "val/accuracy"),
 }
 

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.textpath import TextToPath
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 
+# Class names are a user's: in scripts that DejaVu lacks, another font serves where one is installed, else boxes.
+FALLBACK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Noto Sans Arabic",
+)
+matplotlib.rcParams["font.family"] = ["sans-serif", *(set(FALLBACK_FONTS) & set(fontManager.get_font_names()))]
+warnings.filterwarnings("ignore", r"Glyph .* missing from font")
 matplotlib.rcParams["svg.hashsalt"] = "convnets"  # the same figure is the same SVG
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in print.
@@ -56,17 +67,17 @@ def filters(weights: Array, title: str, num_columns: int = 16) -> Figure:
 
 
 def tile(panels: NDArray[Any], num_columns: int, gap: int = 1) -> NDArray[np.float64]:
-    """Join pictures (n, h, w) into one, row by row, with gaps of NaN, which stay blank.
+    """Join pictures (n, h, w), or (n, h, w, 3), into one, row by row, with gaps of NaN, which stay blank.
 
     Drawing it takes a hundredth of the time that a hundred axes take.
     """
-    n, height, width = panels.shape
+    n, height, width, *channels = panels.shape
     num_columns = min(n, num_columns)
     num_rows = -(-n // num_columns)
-    padded = np.full((num_rows * num_columns, height + gap, width + gap), np.nan)
+    padded = np.full((num_rows * num_columns, height + gap, width + gap, *channels), np.nan)
     padded[:n, :height, :width] = panels
-    grid = padded.reshape(num_rows, num_columns, height + gap, width + gap).swapaxes(1, 2)
-    return grid.reshape(num_rows * (height + gap), num_columns * (width + gap))[:-gap, :-gap]
+    grid = padded.reshape(num_rows, num_columns, *padded.shape[1:]).swapaxes(1, 2)
+    return grid.reshape(num_rows * (height + gap), num_columns * (width + gap), *channels)[:-gap, :-gap]
 
 
 def feature_maps(
@@ -101,7 +112,8 @@ def feature_maps(
             label, (0, 0.5), (12, 0), xycoords=("figure points", "axes fraction"), textcoords="offset points",
             va="center", fontsize=11,
         )  # fmt: skip
-    rows[-1].set_xticks(range(len(class_names)), class_names, fontsize=11, rotation=30, ha="right")
+    each = -(-len(class_names) // 25)  # of more classes, not all names have room
+    rows[-1].set_xticks(range(0, len(class_names), each), class_names[::each], fontsize=11, rotation=30, ha="right")
     rows[-1].tick_params(length=0)
     figure.suptitle(title, fontsize=14)
     return figure
@@ -109,20 +121,26 @@ def feature_maps(
 
 def confusion_matrix(counts: NDArray[np.integer], class_names: Sequence[str], title: str) -> Figure:
     """Draw how often each class (row) was predicted as each (column), shaded by the share of its row."""
-    figure = Figure(figsize=(7, 6.4), layout="constrained")
+    many = len(counts) > 30
+    side = min(max(7, 0.18 * len(counts)), 24)
+    figure = Figure(figsize=(side, side - 0.6), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(counts.shape):
-        if counts[row, column]:
+        if counts[row, column] and not many:
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true")
     names = [textwrap.shorten(name, 24, placeholder="...") for name in class_names]
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    size = 6 if many else None
+    axes.set_xticks(
+        range(len(names)), names, fontsize=size, rotation=90 if many else 45, ha="center" if many else "right"
+    )
+    axes.set_yticks(range(len(names)), names, fontsize=size)
     colorbar(figure, axes, drawn, label="share of the true class")
     figure.suptitle(wrapped(title, figure.get_figwidth()), fontsize=12)
+    figure.draw_without_rendering()  # of few classes, the first pass of the layout cuts off the labels at both sides
     return figure
 
 
@@ -157,7 +175,7 @@ def predictions(
     title: str,
     num_columns: int = 5,
 ) -> Figure:
-    """Draw images (n, H, W) of bytes, each over its predicted class with the probability: blue if right.
+    """Draw images (n, H, W, 1 or 3) of bytes, each over its predicted class with the probability: blue if right.
 
     Below wrong ones, in bold orange, stands the true class too.
     """
@@ -167,16 +185,19 @@ def predictions(
     figure = Figure(figsize=(1.5 * num_columns, 2 * num_rows + 0.05 + room))
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0, top=1 - room / figure.get_figheight())
     axes = figure.add_subplot()
-    _, height, width = images.shape
+    height, width = images.shape[1:3]
     room = round(0.42 * height)  # of the text below an image
-    tiled = tile(np.pad(images.astype(float), ((0, 0), (0, room), (0, 0)), constant_values=np.nan), num_columns, gap=4)
-    axes.imshow(tiled, cmap="gray", vmin=0, vmax=255, aspect="equal")
+    padded = np.pad(images / 255, ((0, 0), (0, room), (0, 0), (0, 0)), constant_values=np.nan)
+    tiled = tile(padded, num_columns, gap=4)
+    blank = np.isnan(tiled[..., :1])  # see-through
+    axes.imshow(np.concatenate([np.broadcast_to(tiled, (*tiled.shape[:2], 3)), ~blank], axis=2), aspect="equal")
     axes.axis("off")
+    names = [name if len(name) <= 12 else f"{name[:11]}\N{HORIZONTAL ELLIPSIS}" for name in class_names]
     for place, (label, guess, probability) in enumerate(zip(labels, predicted, probabilities, strict=True)):
         row, column = divmod(place, num_columns)
         x, y = column * (width + 4) + width / 2, row * (height + room + 4) + height
         right = label == guess
-        text = f"{class_names[guess]} {probability:.0%}" + ("" if right else f"\nis {class_names[label]}")
+        text = f"{names[guess]} {probability:.0%}" + ("" if right else f"\nis {names[label]}")
         axes.text(
             x, y, text, ha="center", va="top", fontsize=10, color=BLUE if right else ORANGE,
             fontweight="normal" if right else "bold", linespacing=1.1,

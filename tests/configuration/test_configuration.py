@@ -42,7 +42,7 @@ CHOICES = {
     for group in ("model", "data", "loss", "optimizer", "schedule", "init", "trainer", "callbacks", "logger")
 }
 SINGLE = [f"{group}={choice}" for group, choices in CHOICES.items() for choice in choices]
-NEED_MORE = ("trainer=gpu", "model=timm")  # a GPU, a package
+NEED_MORE = ("trainer=gpu", "model=timm", "data=image_folder")  # a GPU, a package, pictures
 
 
 @pytest.mark.parametrize("override", [item for item in SINGLE if item not in NEED_MORE])

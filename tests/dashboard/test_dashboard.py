@@ -221,15 +221,18 @@ def test_pictures_show_what_was_validated(shown, tmp_path, monkeypatch):
         rows = list(csv.DictReader(file))
     held_out = run.datamodule.splits["val"]
     for shot, row in zip(shots, rows, strict=True):
-        right = shot.validated.scores.argmax(1) == shot.validated.labels
-        assert right.mean() == pytest.approx(float(row["val/accuracy"]))
-        assert np.array_equal(shot.validated.images, held_out.images[:, 0].numpy())
+        assert shot.confusion.sum(1).tolist() == held_out.labels.bincount(minlength=10).tolist()
+        assert np.trace(shot.confusion) / 300 == pytest.approx(float(row["val/accuracy"]))
+        assert shot.num_wrong == 300 - np.trace(shot.confusion)
+        assert (shot.mistakes.scores.argmax(1) != shot.mistakes.labels).all()
         assert len(shot.probed.labels) == 90
     assert np.array_equal(shots[0].probed.images, shots[1].probed.images)
-    assert all(image.tobytes() in {i.numpy().tobytes() for i in held_out.images} for image in shots[0].probed.images)
+    labels = {image.numpy().tobytes(): label for image, label in zip(held_out.images, held_out.labels, strict=True)}
+    for some in (shots[0].probed, shots[0].mistakes):
+        assert [labels[image.tobytes()] for image in some.images] == some.labels.tolist()
     best = shots[run.result["weights_of_epoch"] - 1]
     with torch.no_grad():
-        scores = run.classifier(run.datamodule.to_network_input(torch.tensor(best.probed.images)[:, None]))
+        scores = run.classifier(run.datamodule.to_network_input(torch.tensor(best.probed.images).permute(0, 3, 1, 2)))
     np.testing.assert_allclose(best.probed.scores, scores, atol=1e-4)
     np.testing.assert_array_equal(best.kernels, run.classifier.network[0].weight[:, 0].detach())
 
@@ -237,10 +240,11 @@ def test_pictures_show_what_was_validated(shown, tmp_path, monkeypatch):
     accuracy = f"{float(rows[best.epoch - 1]['val/accuracy']):.1%} of 300 validation images right"
     assert drawn["confusion"].get_suptitle().startswith(accuracy)
     told = [text.get_text() for text in drawn["mistakes"].axes[0].texts]
-    shares = torch.tensor(best.validated.scores).softmax(1)
+    with torch.no_grad():
+        shares = run.classifier(run.datamodule.to_network_input(held_out.images)).softmax(1)
     wrong = [
         (share.max().item(), f"{NAMES[share.argmax()]} {share.max():.0%}\nis {NAMES[label]}")
-        for share, label in zip(shares, best.validated.labels, strict=True)
+        for share, label in zip(shares, held_out.labels, strict=True)
         if share.argmax() != label
     ]
     assert told[0] == max(wrong)[1]
@@ -262,7 +266,7 @@ def test_every_network_is_pictured(shown, tmp_path, monkeypatch, options, last_m
     assert (name, maps.shape) == last_maps
     assert shot.seen.maps[-1][0] == "scores"
     assert set(figures(shot)) == {"probe", "mistakes", "confusion", "filters", "feature_maps", "dead_relus"}
-    assert len(shot.validated.labels) == 40
+    assert shot.confusion.sum() == 40
 
 
 def test_probe_images_are_the_first_of_each_class_in_turn():

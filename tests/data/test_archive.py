@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written_serves_as_it_is(tmp_path, sources, monk
         raise PermissionError(13, "Permission denied")
 
     fill(tmp_path / "data", compressed)
-    monkeypatch.setattr(archive, "_locked", refuse)  # root, as whom tests may run, may write everywhere
+    monkeypatch.setattr(archive, "locked", refuse)  # root, as whom tests may run, may write everywhere
     ensure_files(tmp_path / "data", CHECKSUMS)
     assert read_idx(tmp_path / "data" / IMAGES).shape == (1000, 28, 28)
 

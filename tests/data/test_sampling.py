@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from convnets.data.sampling import BatchSampler, ImageBatches, derive_seed, keep_rows, stratified_split
+from convnets.data.sampling import BatchSampler, ImageBatches, derive_seed, stratified_split
 
 
 def batches(num_images=103, batch_size=10, seed: int | None = 0, epoch=0, first=0, rank=0, num_ranks=1):
@@ -85,11 +85,21 @@ def test_holdout_is_stratified_and_fixed_by_its_seed():
     assert not torch.equal(held_out, stratified_split(labels, 95, seed=1)[1])
 
 
-@pytest.mark.parametrize("num_kept", [0, 1, 2_999, 5_000])
-def test_kept_rows_take_no_memory_of_their_own(num_kept):
-    values = torch.arange(10_000).view(5_000, 2)
-    numbers = torch.randperm(5_000, generator=torch.Generator().manual_seed(0))[:num_kept].sort().values
-    expected = values[numbers]
-    kept = keep_rows(values, numbers)
-    assert torch.equal(kept, expected)
-    assert kept.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()
+def test_a_part_has_its_images_and_labels_and_takes_no_memory_for_them():
+    dataset = ImageBatches(torch.arange(10).view(10, 1, 1, 1), torch.arange(10))
+    part = dataset.part(torch.tensor([2, 3, 5, 8]))
+    assert len(part) == 4
+    assert part.images.flatten().tolist() == part.labels.tolist() == [2, 3, 5, 8]
+    within = part.part(torch.tensor([3, 0]))
+    images, labels = within[torch.tensor([1, 0, 1])]
+    assert images.flatten().tolist() == labels.tolist() == [2, 8, 2]
+    assert within.stored.data_ptr() == dataset.stored.data_ptr()
+    moved = within.to(torch.device("cpu"), dataset.stored)
+    assert moved[torch.tensor([0])][1].tolist() == [8]
+
+
+def test_reading_is_told_in_images():
+    told = []
+    dataset = ImageBatches(torch.zeros(10, 3, 4, 4, dtype=torch.uint8), torch.arange(10), after_reading=told.append)
+    dataset.part(torch.arange(5))[torch.tensor([1, 2])]
+    assert told == [2]

@@ -76,7 +76,7 @@ def test_files_that_are_no_pictures_are_named_and_the_others_classified(run, tmp
 
 def test_a_folder_without_pictures_is_named(run, tmp_path):
     (answer,) = predictions(run, find_pictures([tmp_path]))
-    assert answer == Refusal(tmp_path, "there is no PNG or JPEG file in it")
+    assert answer == Refusal(tmp_path, "there is no picture in it")
 
 
 def test_folders_are_searched_for_pictures(tmp_path):
@@ -113,7 +113,7 @@ def test_pictures_for_a_colour_set_keep_their_colours_and_background(fruit_run, 
         predictions(fruit_run, paths, "white")
 
 
-def test_the_page_draws_a_colour_sets_mistakes_in_grey(fruit_run, tmp_path, monkeypatch):
+def test_the_page_draws_a_colour_sets_mistakes_in_colour(fruit_run, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "predictions", lambda images, *rest: (drawn.append(images), Figure())[1])
     loaded = load_predictions(fruit_run, "test")
@@ -121,7 +121,7 @@ def test_the_page_draws_a_colour_sets_mistakes_in_grey(fruit_run, tmp_path, monk
         "convnets.results.page.load_predictions", lambda *_: loaded._replace(predicted=1 - loaded.labels.sign())
     )
     assert len(_evaluated(fruit_run)) == 2
-    assert drawn[0].shape == (10, 32, 32)
+    assert drawn[0].shape == (10, 32, 32, 3)
 
 
 def test_a_picture_gets_the_size_and_channels_of_the_data_set(fruit_run, tmp_path):

@@ -19,6 +19,7 @@ COMPUTATION = 1
 NOT_CONTENT = (
     *("run_name", "sweep_name", "ignore_code_changes", "choices", "changes", "expected"),
     *("checkpoint", "logger", "data.device", "model.name", "model.image_size"),
+    *("data.bad_files", "data.cache_dir"),  # a training on a folder where files are bad, too, is on the others alone
 )
 # Callbacks that only watch. Any other may stop, average or change a training, so its arguments are content.
 _DASHBOARD = ("Curves", "Dashboard", "Norms", "Throughput")
@@ -66,6 +67,7 @@ NO_OPTION: Mapping[str, Mapping[str, Any]] = {
 VERIFIED = ("convnets.data.FashionMNISTDataModule", "convnets.data.FashionMNISTSampleDataModule")
 CHECKSUMS = {"init.weights": "init.from_run", "model.weights_digest": "model.weights"}  # and what they are of
 TIMM = "convnets.networks.timm.create"
+VERIFIED_SETS = ("cifar10", "cifar100", "svhn")  # of convnets.data.TorchvisionDataModule: torchvision verifies them
 LIMITS = tuple(f"trainer.limit_{stage}_batches" for stage in ("train", "val", "test"))  # where 1 is no share
 
 
@@ -80,7 +82,8 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
         key: value for key, value in meant.items() if value is not None and value != {} and value != no_value.get(key)
     }
     if not values.get("data.holdout"):  # without held-out images none are chosen, and the test split validates
-        values.pop("data.split_seed", None)
+        if "data.test_share" not in values:  # which the seed divides as well
+            values.pop("data.split_seed", None)
         values.pop("trainer.limit_test_batches", None)
     if (values.get("trainer.devices"), values.get("trainer.num_nodes", 1)) == (1, 1):
         values.pop("trainer.strategy", None)
@@ -114,7 +117,7 @@ def meanings(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in rates:
         if key in flat:
             flat["model.lr"] = flat.pop(key)
-    if flat.get("data._target_") in VERIFIED:
+    if flat.get("data._target_") in VERIFIED or flat.get("data.set") in VERIFIED_SETS:
         flat.pop("data.dir", None)
     elif isinstance(folder := flat.get("data.dir"), str):
         flat["data.dir"] = str(Path(folder).expanduser().absolute())

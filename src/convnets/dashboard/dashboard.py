@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from convnets.classifier import Classifier
 from convnets.dashboard.drawing import Drawings
 from convnets.dashboard.norms import layer_weights
-from convnets.dashboard.pictures import Snapshot, Validation, draw
+from convnets.dashboard.pictures import Snapshot, Validation, confusion, draw, surest_mistakes
 from convnets.dashboard.probe import Array, as_array, look, probe_numbers, sampled
 from convnets.dashboard.run_summary import write_summary
 from convnets.dashboard.writer import writer_of
@@ -138,10 +138,13 @@ class Dashboard(Callback):
             scores = as_array(torch.cat([scores for scores, _ in self._validated]))
             loader: Any = trainer.val_dataloaders
             order = torch.cat([share.numbers for share in loader.sampler])[: len(scores)]
-            validated = Validation(_drawable(dataset.images[order]), dataset.labels[order].numpy(), scores)
+            truth = dataset.labels[order].numpy()
+            wrong, num_wrong = surest_mistakes(truth, scores)
+            matrix = confusion(truth, scores)
+            mistakes = Validation(_drawable(dataset[order[wrong]][0]), truth[wrong], scores[wrong])
             convolution = next((weight for weight in classifier.network.parameters() if weight.ndim == 4), None)
             kernels = None if convolution is None else as_array(convolution.mean(dim=1))
-            snapshot = Snapshot(epoch, datamodule.class_names, probed, seen, validated, kernels)
+            snapshot = Snapshot(epoch, datamodule.class_names, probed, seen, mistakes, num_wrong, matrix, kernels)
             self._drawings.add(draw, self._writer, snapshot)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -175,5 +178,5 @@ def _write_histograms(writer: SummaryWriter, epoch: int, values: Mapping[str, Ar
 
 
 def _drawable(images: Tensor) -> Any:
-    """Grey levels (N, H, W) of images (N, C, H, W) of bytes."""
-    return images.float().mean(dim=1).byte().numpy()
+    """Images (N, H, W, C) of images (N, C, H, W) of bytes."""
+    return images.permute(0, 2, 3, 1).numpy()

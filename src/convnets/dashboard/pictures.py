@@ -18,7 +18,7 @@ NUM_MAP_COLUMNS = 8  # of feature maps: in the 350 pixels that TensorBoard gives
 
 
 class Validation(NamedTuple):
-    """Images (N, H, W) of bytes with their labels (N,), and the scores (N, num_classes) that they got."""
+    """Images (N, H, W, 1 or 3) of bytes with their labels (N,), and the scores (N, num_classes) that they got."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.integer]
@@ -30,13 +30,15 @@ class Validation(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What an epoch's pictures show: probe images, all validated images, and the first layer's kernels (n, h, w)."""
+    """What an epoch's pictures show: probe images, the surest mistakes, and the first layer's kernels (n, h, w)."""
 
     epoch: int
     class_names: tuple[str, ...]
     probed: Validation
     seen: Observation  # of the probe images
-    validated: Validation
+    mistakes: Validation
+    num_wrong: int  # of all validated images
+    confusion: NDArray[np.integer]  # of all validated images
     kernels: Array | None
 
 
@@ -49,7 +51,7 @@ def draw(writer: SummaryWriter, snapshot: Snapshot) -> None:
 
 def figures(snapshot: Snapshot) -> dict[str, Figure]:
     """Every picture for which the epoch has something to show, under its name."""
-    names, probed, validated, seen = snapshot.class_names, snapshot.probed, snapshot.validated, snapshot.seen
+    names, probed, seen = snapshot.class_names, snapshot.probed, snapshot.seen
     after = f"after epoch {snapshot.epoch}"
     drawn: dict[str, Figure] = {}
 
@@ -58,14 +60,11 @@ def figures(snapshot: Snapshot) -> dict[str, Figure]:
     title = f"The same {count(len(examples.labels), 'validation image')} {after}: {num_right} right"
     drawn["probe"] = _examples(examples, names, title)
 
-    wrong = np.flatnonzero(validated.scores.argmax(1) != validated.labels)
-    if len(wrong):
-        surest = wrong[np.argsort(-softmax(validated.scores[wrong]).max(1), kind="stable")][:NUM_EXAMPLES]
-        title = f"The most confident of {count(len(wrong), 'mistake')} {after}"
-        drawn["mistakes"] = _examples(validated.some(surest), names, title)
+    if snapshot.num_wrong:
+        title = f"The most confident of {count(snapshot.num_wrong, 'mistake')} {after}"
+        drawn["mistakes"] = _examples(snapshot.mistakes, names, title)
 
-    matrix = np.zeros((len(names), len(names)), dtype=int)
-    np.add.at(matrix, (validated.labels, validated.scores.argmax(1)), 1)
+    matrix = snapshot.confusion
     title = f"{np.trace(matrix) / matrix.sum():.1%} of {matrix.sum():,} validation images right {after}"
     drawn["confusion"] = plots.confusion_matrix(matrix, names, title)
 
@@ -83,6 +82,20 @@ def figures(snapshot: Snapshot) -> dict[str, Figure]:
             layers = [layer.replace("_", " ") for layer in shares]
             drawn[name] = _bars(layers, [*shares.values()], xlabel, f"{title} {after}")
     return drawn
+
+
+def surest_mistakes(labels: NDArray[np.integer], scores: Array) -> tuple[NDArray[np.integer], int]:
+    """The numbers of up to 20 images that were taken for others, the surest first, and how many there are in all."""
+    wrong = np.flatnonzero(scores.argmax(1) != labels)
+    surest = wrong[np.argsort(-softmax(scores[wrong]).max(1), kind="stable")]
+    return surest[:NUM_EXAMPLES], len(wrong)
+
+
+def confusion(labels: NDArray[np.integer], scores: Array) -> NDArray[np.integer]:
+    """How often each class (row) was taken for each (column)."""
+    matrix = np.zeros((scores.shape[1],) * 2, dtype=int)
+    np.add.at(matrix, (labels, scores.argmax(1)), 1)
+    return matrix
 
 
 def _examples(some: Validation, class_names: tuple[str, ...], title: str) -> Figure:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import yaml
 from lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
+from torchvision.transforms.v2.functional import resize
 
 from convnets.classifier import Classifier
 from convnets.dashboard.hyperparameters import write_hyperparameters
@@ -29,16 +31,17 @@ from convnets.networks import as_table, summarize
 log = logging.getLogger(__name__)
 
 NUM_EMBEDDED = 1000
+THUMBNAIL = 64  # pixels of a side, at most; of more, the sheet of 1,000 would be larger than browsers draw
 MOST_DIMENSIONS = 128  # of the projector, whose file is text
 
 
 class Tested(NamedTuple):
-    """Images (N, C, H, W) of bytes, labels (N,), scores (N, num_classes), and inputs of the last linear layer.
+    """Labels (N,), scores (N, num_classes), and of the first 1,000 images the inputs of the last linear layer.
 
-    The latter are `units` (1000, n), of the first 1,000 images.
+    The latter are `units` (1000, n); `thumbnails` are these images, (1000, C, h, w) of bytes, of up to 64 pixels.
     """
 
-    images: Tensor
+    thumbnails: Tensor
     labels: Any
     scores: Array
     units: Array
@@ -80,7 +83,7 @@ def write_summary(
     }
     for name, text in texts.items():
         writer.add_text(f"run/{name}", text, step)
-    _write_graph(writer, classifier, datamodule.to_network_input(tested.images[:1]))
+    _write_graph(writer, classifier, datamodule.to_network_input(datamodule.splits["test"][torch.arange(1)][0]))
     classifier.cpu()
 
 
@@ -89,7 +92,7 @@ def _test(trainer: Trainer, classifier: Classifier, datamodule: ImageDataModule)
     dataset, size = datamodule.splits["test"], datamodule.batch_size
     limit: Any = trainer.limit_test_batches
     num_batches = limit if isinstance(limit, int) else int(limit * -(-len(dataset) // size))
-    images, labels = (part[: num_batches * size] for part in (dataset.images, dataset.labels))
+    numbers = torch.arange(len(dataset))[: num_batches * size]
     entered: list[Tensor] = []
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
@@ -98,15 +101,20 @@ def _test(trainer: Trainer, classifier: Classifier, datamodule: ImageDataModule)
     ]
     scores: list[Array] = []
     units: list[Array] = []
+    thumbnails: list[Tensor] = []
     with watching(trainer, classifier):
-        for batch in images.split(size):
+        for some in numbers.split(size):
+            batch, _ = dataset[some]
             scores.append(as_array(classifier(datamodule.to_network_input(batch.to(classifier.device)))))
             if len(units) * size < NUM_EMBEDDED:
                 units.append(as_array(entered[-1].flatten(1)) if entered else scores[-1])
+                thumbnails.append(batch if batch.shape[-1] <= THUMBNAIL else resize(batch, [THUMBNAIL, THUMBNAIL]))
             entered.clear()
     for hook in hooks:
         hook.remove()
-    return Tested(images, labels.numpy(), np.concatenate(scores), np.concatenate(units)[:NUM_EMBEDDED])
+    first = slice(NUM_EMBEDDED)
+    labels = dataset.labels[numbers].numpy()
+    return Tested(torch.cat(thumbnails)[first], labels, np.concatenate(scores), np.concatenate(units)[first])
 
 
 def _write_embedding(writer: SummaryWriter, step: int, names: tuple[str, ...], tested: Tested) -> None:
@@ -126,7 +134,7 @@ def _write_embedding(writer: SummaryWriter, step: int, names: tuple[str, ...], t
     ]
     shutil.rmtree(Path(writer.log_dir) / f"{step:05d}", ignore_errors=True)  # of a process that was killed here
     writer.add_embedding(
-        np.round(units.astype(float), 4), rows, tested.images[: len(units)].float() / 255, step,
+        np.round(units.astype(float), 4), rows, tested.thumbnails.float() / 255, step,
         tag="test_images", metadata_header=["class", "taken for", "right or wrong"],
     )  # fmt: skip
 

@@ -68,7 +68,7 @@ def ensure_files(data_dir: Path, checksums: Checksums = FASHION_MNIST_SHA256) ->
             return
         _refuse_other_files(data_dir, checksums)
         data_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(data_dir):
+        with locked(data_dir):
             _fetch_missing(data_dir, checksums)
     except OSError as error:
         if all(_has_intact(data_dir, name, digest) for name, digest in checksums.items()):
@@ -258,9 +258,14 @@ def _is_intact(path: Path, digest: str) -> bool:
 
 
 @contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
+def locked(data_dir: Path) -> Iterator[None]:
+    """Hold the folder, once no other process does: files are brought or made by one at a time."""
     with (data_dir / ".lock").open("a") as file:  # whatever a file of that name holds, it keeps
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when its holder dies
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s is being filled by another process: waiting for it", data_dir)
+            fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when its holder dies
         yield
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from convnets.data.augmentation import AUGMENTATIONS, MIXES, Draws
 from convnets.data.own_pictures import fill_square
 from convnets.data.preprocessing import channel_statistics, to_network_input
-from convnets.data.sampling import Batch, BatchSampler, ImageBatches, derive_seed, keep_rows, stratified_split
+from convnets.data.sampling import Batch, BatchSampler, ImageBatches, derive_seed, stratified_split
 
 
 class ImageDataModule(lightning.LightningDataModule):
@@ -140,6 +140,10 @@ class ImageDataModule(lightning.LightningDataModule):
         """Read "train" or "test" whole: images (N, C, H, W) of bytes and labels (N,), int64."""
         raise NotImplementedError
 
+    def read_splits(self) -> dict[str, ImageBatches]:
+        """Read "train" and "test"; and "val" where the set has held-out images of its own."""
+        return {split: ImageBatches(*self.read_split(split)) for split in ("train", "test")}
+
     def prepare_picture(self, picture: Image.Image, background: str = "auto") -> tuple[NDArray[np.uint8], str | None]:
         """Turn a person's picture into an image as the set has them, bytes (C, H, W).
 
@@ -157,17 +161,17 @@ class ImageDataModule(lightning.LightningDataModule):
             self.mean, self.std = channel_statistics(self.splits["train"])
 
     def _split(self) -> dict[str, ImageBatches]:
-        images, labels = self.read_split("train")
-        test = ImageBatches(*self.read_split("test"))
-        if self.holdout == 0:
-            return {"train": ImageBatches(images, labels), "val": test, "test": test}
+        splits = self.read_splits()
+        if self.holdout == 0 or "val" in splits:
+            return {"val": splits["test"], **splits}
+        train = splits.pop("train")
+        labels = train.labels
         if self.holdout >= len(labels):
             raise ValueError(
                 f"data.holdout={self.holdout} leaves nothing of {len(labels)} training images: choose a smaller one."
             )
         kept, held_out = stratified_split(labels, self.holdout, self.split_seed)
-        val = ImageBatches(images[held_out], labels[held_out])
-        return {"train": ImageBatches(keep_rows(images, kept), labels[kept]), "val": val, "test": test}
+        return {"train": train.part(kept), "val": train.part(held_out), **splits}
 
     @property
     def num_train_batches(self) -> int:
@@ -225,9 +229,13 @@ class ImageDataModule(lightning.LightningDataModule):
         if device.type != "cuda" or self.device == "cpu":
             return dataset
         if split not in self._resident:
-            if 4 * dataset.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+            twins = [moved for name, moved in self._resident.items() if self.splits[name].stored is dataset.stored]
+            if twins:
+                self._resident[split] = dataset.to(device, twins[0].stored)
+            elif 4 * dataset.stored.nbytes > torch.cuda.mem_get_info(device)[0]:
                 return dataset
-            self._resident[split] = dataset.to(device)
+            else:
+                self._resident[split] = dataset.to(device)
         return self._resident[split]
 
     def _position(self) -> tuple[int, int]:

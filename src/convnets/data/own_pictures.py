@@ -1,9 +1,23 @@
-"""From a person's picture, of any size and mode, to an image as a data set has them."""
+"""From a person's picture, of any size and mode, to an image as a data set has them.
+
+Knows no torch and nothing of this package: as a program it decodes picture files; see `picture_cache`.
+"""
+
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+MOST_PIXELS = 89_478_485  # in colour 268 MB; the number is Pillow's, above which it warns of a decompression bomb
+MOST_ELONGATED = 20  # times as long as wide
 NEARLY_BLACK = 0.05 * 255  # what Fashion-MNIST's makers trimmed as background
 
 
@@ -11,14 +25,23 @@ def fill_square(picture: Image.Image, size: int, num_channels: int) -> NDArray[n
     """Scale the shorter side to `size` and cut out the middle: (num_channels, size, size), grey or RGB.
 
     A picture of that very size is taken as it is. It is turned upright as its EXIF data say; transparent parts become
-    white.
+    white. A JPEG of many times the size is decoded at a half, a quarter or an eighth of its own, if it was not yet.
 
     Raises:
-        ValueError: there is no telling what other channels would hold.
+        ValueError: there is no telling what other channels would hold; it is too large, or too long and narrow.
     """
     if num_channels not in (1, 3):
         raise ValueError(f"a picture has 1 channel (grey) or 3 (RGB), and the network takes {num_channels}")
-    upright = _on_ground(ImageOps.exif_transpose(picture), 255).convert("RGB" if num_channels == 3 else "L")
+    width, height = picture.size
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise ValueError(f"of {width:,} x {height:,} pixels its middle square would show less than a twentieth")
+    picture.draft(None, (2 * size, 2 * size))
+    if picture.width * picture.height > MOST_PIXELS:
+        raise ValueError(f"of {width:,} x {height:,} pixels: more than {MOST_PIXELS:,} are not decoded")
+    is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = _on_ground(ImageOps.exif_transpose(picture) if is_turned else picture, 255)
+    if num_channels == 1:
+        upright = upright.convert("L")
     square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
     return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1).copy()
 
@@ -70,4 +93,52 @@ def _on_ground(image: Image.Image, level: int) -> Image.Image:
         layer = image.convert("RGBA")
         image = Image.new("RGBA", layer.size, (level,) * 3 + (255,))
         image.alpha_composite(layer)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def decode(path: str, size: int, num_channels: int) -> bytes | str:
+    """The bytes of `fill_square` of a picture file, or why it has none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if Path(path).stat().st_size == 0:
+        return "is empty"
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            return fill_square(picture, size, num_channels).tobytes()
+    except UnidentifiedImageError:
+        return f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
+    except ValueError as error:
+        return str(error)
+    except Exception as error:  # whatever a decoder meets in a damaged file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        return f"is damaged: {str(error) or type(error).__name__}"
+
+
+def decode_on_request(target: str, size: int, num_channels: int) -> None:
+    """Decode the pictures that each line of standard input lists, as JSON of [row, path], into rows of a file.
+
+    Each is answered with a line of JSON: null, why there is no image, or the parts of the system's error.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks: when it ends, so does the input
+    warnings.simplefilter("ignore")
+    Image.MAX_IMAGE_PIXELS = None  # `fill_square` refuses by what would be decoded
+    descriptor = os.open(target, os.O_WRONLY)
+    for line in sys.stdin:
+        for row, path in json.loads(line):
+            answer: Any = None
+            try:
+                image = decode(path, size, num_channels)
+                if isinstance(image, str):
+                    answer = image
+                else:
+                    os.pwrite(descriptor, image, row * len(image))
+            except OSError as error:
+                answer = (error.errno, error.strerror, error.filename)  # which of the file that is written is none
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    decode_on_request(sys.argv[1], *map(int, sys.argv[2:]))

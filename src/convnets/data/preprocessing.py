@@ -40,7 +40,7 @@ def channel_statistics(dataset: ImageBatches) -> tuple[list[float], list[float]]
     Raises:
         ValueError: some channel has the same value everywhere.
     """
-    _, num_channels, height, width = dataset.images.shape
+    _, num_channels, height, width = dataset.stored.shape
     counts = torch.zeros(num_channels, 256, dtype=torch.int64)
     for numbers in torch.arange(len(dataset)).split(max(CHUNK // (num_channels * height * width), 1)):
         images, _ = dataset[numbers]

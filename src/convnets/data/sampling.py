@@ -1,5 +1,6 @@
 """Batches: which images come in which, a function of (seed, epoch), and what a batch carries through a training."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -69,15 +70,35 @@ class Batch:
 
 
 class ImageBatches(Dataset[Batch]):
-    """Images and labels in memory, to be indexed with a sampler's share of a batch, or with image numbers (N,)."""
+    """Images and their labels, to be indexed with a sampler's share of a batch, or with image numbers (N,).
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        assert len(images) == len(labels)
-        self.images = images
-        self.labels = labels
+    Args:
+        stored: images (M, C, H, W) of bytes, in memory or in a mapped file; they may serve other `ImageBatches` too.
+        labels: of all of these images, (M,); those that are meant alone are kept.
+        rows: which images are meant, (N,), in their order; by default all.
+        after_reading: is told how many images were read, each time.
+    """
+
+    def __init__(
+        self,
+        stored: Tensor,
+        labels: Tensor,
+        rows: Tensor | None = None,
+        after_reading: Callable[[int], None] | None = None,
+    ) -> None:
+        assert len(stored) == len(labels)
+        self.stored = stored
+        self.rows = rows
+        self.labels = labels if rows is None else labels[rows]
+        self.after_reading = after_reading
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def images(self) -> Tensor:
+        """All images (N, C, H, W); to be indexed instead where they may be too many for memory."""
+        return self.stored if self.rows is None else self.stored.index_select(0, self.rows)
 
     @overload
     def __getitem__(self, wanted: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -86,20 +107,35 @@ class ImageBatches(Dataset[Batch]):
     def __getitem__(self, wanted: Share) -> Batch: ...
 
     def __getitem__(self, wanted: Tensor | Share) -> tuple[Tensor, Tensor] | Batch:
-        return self._rows(wanted) if isinstance(wanted, Tensor) else self._batch(wanted)
+        return self._read(wanted) if isinstance(wanted, Tensor) else self._batch(wanted)
 
     def _batch(self, share: Share) -> Batch:
-        images, labels = self._rows(share.numbers)
+        images, labels = self._read(share.numbers)
         return Batch(images, labels, share.num_images, share.place, [self._batch(one) for one in share.earlier])
 
-    def _rows(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        if self.images.is_cuda:
-            numbers = numbers.to(self.images.device, non_blocking=True)
-        return self.images.index_select(0, numbers), self.labels.index_select(0, numbers)
+    def _read(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        if self.stored.is_cuda:
+            numbers = numbers.to(self.stored.device, non_blocking=True)
+        rows = numbers if self.rows is None else self.rows.index_select(0, numbers)
+        images = self.stored.index_select(0, rows)
+        if self.after_reading is not None:
+            self.after_reading(len(images))
+        return images, self.labels.index_select(0, numbers)
 
-    def to(self, device: torch.device) -> "ImageBatches":
-        """The same images on the device."""
-        return ImageBatches(self.images.to(device), self.labels.to(device))
+    def part(self, numbers: Tensor) -> "ImageBatches":
+        """Those of these numbers, as a set of their own that takes no further memory for images."""
+        part = copy.copy(self)
+        part.rows = numbers if self.rows is None else self.rows[numbers]
+        part.labels = self.labels[numbers]
+        return part
+
+    def to(self, device: torch.device, stored: Tensor | None = None) -> "ImageBatches":
+        """The same on the device, where what is stored may be already."""
+        moved = copy.copy(self)
+        moved.stored = self.stored.to(device) if stored is None else stored
+        moved.labels, moved.rows = self.labels.to(device), None if self.rows is None else self.rows.to(device)
+        moved.after_reading = None
+        return moved
 
 
 class BatchSampler(Sampler[Share]):
@@ -178,12 +214,3 @@ def stratified_split(labels: Tensor, num_held_out: int, seed: int) -> tuple[Tens
         turn[members] = torch.arange(len(members), dtype=torch.float64).add(0.5) / len(members)
     dealt = order[turn.argsort(stable=True)]
     return dealt[num_held_out:].sort().values, dealt[:num_held_out].sort().values
-
-
-def keep_rows(values: Tensor, numbers: Tensor) -> Tensor:
-    """Move the rows of these ascending numbers to the front of `values` and return them, without a second tensor."""
-    start = 0
-    for some in numbers.split(1_000):
-        values[start : start + len(some)] = values[some]  # a row only moves forward
-        start += len(some)
-    return values[:start]

@@ -140,9 +140,21 @@ def as_table(evaluation: Mapping[str, Any]) -> str:
         lines.append(f"as reported        {reported['accuracy']:.4f}  {_verdict(evaluation, reported)}")
     matrix = evaluation["confusion_matrix"]
     digits = max(len(str(count)) for row in matrix for count in row)
-    rows = [("class", "precision", "recall", " taken for, in the order of the classes")]
+    names = [row["class"] for row in evaluation["classes"]]
+    many = len(names) > 25
+    rows = [
+        (
+            "class",
+            "precision",
+            "recall",
+            "  most often taken for" if many else " taken for, in the order of the classes",
+        )
+    ]
     for row, counts in zip(evaluation["classes"], matrix, strict=True):
         numbers = "".join(f" {count or '.':>{digits}}" for count in counts)
+        if many:
+            others = sorted((-number, name) for number, name in zip(counts, names, strict=True) if name != row["class"])
+            numbers = "  " + ", ".join(f"{name} {-number}" for number, name in others[:3] if number)
         rows.append((row["class"], f"{row['precision']:.4f}", f"{row['recall']:.4f}", numbers))
     return "\n".join([*lines, "", *(line.rstrip() for line in aligned(rows, left=(0, 3)))])
 

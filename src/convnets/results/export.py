@@ -85,7 +85,7 @@ def export(run: TrainedRun, to: str) -> Exported:
         raise ConfigurationError(f"--to onnx needs {', '.join(missing)}: {installation('onnx')}")
     datamodule = run.build_datamodule()
     try:
-        images, what = run.datamodule.splits["test"].images[:NUM_CHECKED], "test images"
+        images, what = _test_images(run), "test images"
     except (DataUnavailableError, RunFolderError, OSError):
         shape = (NUM_CHECKED, datamodule.num_channels, datamodule.image_size, datamodule.image_size)
         images = torch.randint(256, shape, generator=torch.Generator().manual_seed(0)).byte()
@@ -113,6 +113,11 @@ def export(run: TrainedRun, to: str) -> Exported:
     finally:
         incoming.unlink(missing_ok=True)
     return Exported(path, difference, len(images), tuple(images.shape[1:]), expected.shape[1], what)
+
+
+def _test_images(run: TrainedRun) -> Tensor:
+    dataset = run.datamodule.splits["test"]
+    return dataset[torch.arange(min(NUM_CHECKED, len(dataset)))][0]
 
 
 def _write_torch(model: nn.Module, images: Tensor, metadata: dict[str, str], path: Path) -> None:

@@ -98,9 +98,11 @@ def _evaluated(run: TrainedRun) -> list[tuple[str, str]]:
     matrix = torch.tensor(evaluation["confusion_matrix"]).numpy()
     wrong = (predictions.predicted != predictions.labels).nonzero().squeeze(1)
     surest = wrong[predictions.probabilities[wrong].argsort(descending=True)][:NUM_MISTAKES]
-    images = run.datamodule.splits["test"].images[surest].float().mean(dim=1).byte()  # in grey
+    images = run.datamodule.splits["test"][surest][0]
     labels, guesses, sureness = (values[surest].numpy() for values in predictions)
-    mistakes = plots.predictions(images.numpy(), labels, guesses, sureness, names, "The surest mistakes")
+    mistakes = plots.predictions(
+        images.permute(0, 2, 3, 1).numpy(), labels, guesses, sureness, names, "The surest mistakes"
+    )
     words = f"Hardest for it: {weakest['class']}, of which it finds {weakest['recall']:.0%}."
     return [
         (_encoded(plots.confusion_matrix(matrix, names, title)), f"What is taken for what. {words}"),

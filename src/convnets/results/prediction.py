@@ -16,7 +16,7 @@ from convnets.configuration.rules import ConfigurationError
 from convnets.data import ImageDataModule
 from convnets.text import aligned
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 BACKGROUNDS = ("auto", "black", "white")
 NUM_TOP = 3
 CHUNK = 100  # images that the network scores at a time
@@ -71,7 +71,7 @@ class Refusal:
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """The files among the paths, and the PNG and JPEG files in the folders among them, in order.
+    """The files among the paths, and the pictures in the folders among them, in order.
 
     A folder without such files is returned itself; `predict` refuses it.
     """
@@ -190,7 +190,7 @@ def _reason(path: Path | None, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, IsADirectoryError):
-        return "there is no PNG or JPEG file in it"
+        return "there is no picture in it"
     if isinstance(error, UnidentifiedImageError):
         return "is no picture that can be read"
     return str(error).rstrip(".")

@@ -111,16 +111,18 @@ def load_and_check_images(
     datamodule.trainer = trainer
     with refusals_explained():
         datamodule.setup()
-        images = datamodule.splits["train"].images
+        train = datamodule.splits["train"]
         sharing = Sharing(
-            len(images) + config.data.holdout,
+            len(train) + config.data.holdout,
             config.data.holdout,
             config.data.batch_size,
             trainer.world_size,
             datamodule.within_limit,
             whole=config.trainer.sync_batchnorm and trainer.strategy.root_device.type == "cuda",
         )
-        check_last_batch(classifier.network, lambda number: datamodule.to_network_input(images[:number]), sharing)
+        check_last_batch(
+            classifier.network, lambda number: datamodule.to_network_input(train[torch.arange(number)][0]), sharing
+        )
         if isinstance(classifier.schedule, Schedule):
             classifier.schedule.check(classifier.build_optimizer(), trainer)
             if str(classifier.schedule.monitor).startswith("val/") and config.data.holdout == 0:
