@@ -4,10 +4,12 @@ import dataclasses
 import re
 import shlex
 import sys
+import textwrap
 import tomllib
 import types
 
 import hydra
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from support.repository import ROOT, hydra_context
@@ -23,7 +25,9 @@ COMMANDS = sorted(set(re.findall(r"python scripts/train\.py((?: [\w.]+=[^\s`|]+)
 assert COMMANDS  # of none, pytest would test nothing
 
 
-@pytest.mark.parametrize("overrides", [words for words in COMMANDS if "model=mlp" not in words and "RUN" not in words])
+@pytest.mark.parametrize(
+    "overrides", [words for words in COMMANDS if not re.search("model=mlp|data=squares|RUN", words)]
+)
 def test_commands_compose(overrides):
     with hydra_context():
         words = [re.sub(r"(=[\w.]+),.*", r"\1", word) for word in shlex.split(overrides)]  # of a sweep, the first job
@@ -69,15 +73,29 @@ def test_paths_exist():
         assert known or any(re.search(rf"^{name}:", path.read_text(), re.MULTILINE) for path in files), key
 
 
-def test_the_three_steps_to_a_new_network_work(tmp_path, monkeypatch, small):
-    code, yaml = (re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)[1] for language in ("python", "yaml"))
-    module = types.ModuleType("convnets.networks.mlp")
-    exec("\n".join(line.removeprefix("   ") for line in code.splitlines()), module.__dict__)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    (tmp_path / "conf" / "model").mkdir(parents=True)
-    lines = [line.removeprefix("   ") for line in yaml.splitlines()]
-    (tmp_path / "conf" / "model" / "mlp.yaml").write_text("\n".join(lines))
-    search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+@pytest.fixture
+def added(tmp_path, monkeypatch):
+    """The class and the file of conf/GROUP that the README's section adds; returns the override that finds them."""
+
+    def added(section, group, target):
+        text = README.partition(f"## {section}\n")[2]
+        code, yaml = (
+            textwrap.dedent(re.search(rf"   ```{language}\n(.*?)```", text, re.DOTALL)[1]).strip()
+            for language in ("python", "yaml")
+        )
+        module = types.ModuleType(target)
+        exec(code, module.__dict__)
+        monkeypatch.setitem(sys.modules, target, module)
+        assert f"_target_: {target}." in yaml
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / "conf" / group / f"{target.rpartition('.')[2]}.yaml").write_text(yaml)
+        return f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+
+    return added
+
+
+def test_the_three_steps_to_a_new_network_work(added, tmp_path, small):
+    search = added("Add a network", "model", "convnets.networks.mlp")
     result = train(small(search, "model=mlp", "model.width=32"), tmp_path / "run")
     assert result["metrics"]["train/loss"] < 3
     with (
@@ -85,3 +103,16 @@ def test_the_three_steps_to_a_new_network_work(tmp_path, monkeypatch, small):
         pytest.raises(ValueError, match=r"model\.width must be a whole number such as 256, got 'wide'"),
     ):
         prepare(hydra.compose("train", [search, "model=mlp", "model.width=wide"], return_hydra_config=True))[1]
+
+
+def test_the_three_steps_to_a_new_data_set_work(added, tmp_path, small):
+    search = added("Add a data set", "data", "convnets.data.squares")
+    labels = np.arange(40) % 2
+    images = np.zeros((40, 3, 16, 16), np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, 4 : 8 + 6 * label, 4 : 8 + 6 * label] = 255
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
+    words = ("data=squares", f"data.dir={tmp_path}", "data.batch_size=8", "model.activation=relu", "optimizer=adamw")
+    result = train(small(search, *words, "trainer.max_epochs=8"), tmp_path / "run")
+    assert result["metrics"]["val/accuracy"] == 1
