@@ -25,20 +25,12 @@ command.add_trust()
 
 def main(arguments):
     """Load the folder's configuration, and train on."""
-    from convnets.configuration.content import differences
     from convnets.runs.finding import find_run
     from convnets.runs.run import Run
-    from convnets.training.extend import extend
-    from convnets.training.retraining import FOLDER, replace_by_longer
-    from convnets.training.train import train
+    from convnets.training.retraining import go_on
 
-    run = Run(find_run(arguments.run), arguments.trust)
-    config = extend(run, arguments.changes, arguments.retrain)
-    again = run.result and differences(run.config, config)
-    folder = run.path / FOLDER if again else run.path
-    train(config, folder)
-    if folder.name == FOLDER:
-        print(replace_by_longer(folder))
+    if message := go_on(Run(find_run(arguments.run), arguments.trust), arguments.changes, arguments.retrain):
+        print(message)
 
 
 if __name__ == "__main__":

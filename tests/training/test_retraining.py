@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from convnets.files import RunFolderError
 from convnets.runs.run import Run
 from convnets.training.extend import extend
-from convnets.training.retraining import FOLDER, replace_by_longer
+from convnets.training.retraining import FOLDER, go_on
 from convnets.training.train import train
 
 
@@ -43,19 +43,27 @@ def test_a_retrained_run_equals_one_that_was_as_long_from_the_start(small, tmp_p
     command = re.search("To do so: (.*)", str(refused.value))[1]
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert "going on after epoch 1, at step 3" in done.stdout + done.stderr
-    assert done.stdout.endswith("my run has 4 epochs now. The first 2 came out as before, to the last digit.\n")
+    assert done.stdout.endswith("my run has 4 epochs now. The first ones came out as before, to the last digit.\n")
     assert contents(run.path) == contents(tmp_path / "whole")
     assert not (run.path / FOLDER).exists()
 
 
-def test_first_epochs_that_come_out_otherwise_are_told(small, tmp_path):
+def test_a_run_stays_as_it_is_where_its_first_epochs_come_out_otherwise(small, tmp_path):
     run = Run(tmp_path / "run")
     train(small("trainer.max_epochs=1"), run.path)
-    shutil.copytree(run.path, tmp_path / FOLDER)
-    shutil.move(tmp_path / FOLDER, run.path)
     (loss,) = (row["val/loss"] for row in run.history)
     csv = run.path / "metrics.csv"
     csv.write_text(csv.read_text().replace(str(loss), "2.5"))
-    assert f"But they are not the same bits: val/loss of epoch 1 was 2.5 and came out as {loss}, as it may with" in (
-        replace_by_longer(run.path / FOLDER)
-    )
+    weights = (run.path / "weights.safetensors").read_bytes()
+    go_on(run, ["trainer.max_epochs=2"], retrain=True)  # another number of epochs, left behind
+    message = go_on(Run(run.path), ["trainer.max_epochs=3"], retrain=True)
+    assert f"val/loss of epoch 1 was 2.5 and came out as {loss}, as it may with" in message
+    assert (run.path / "weights.safetensors").read_bytes() == weights
+    assert [row["epoch"] for row in Run(run.path / FOLDER).history] == [1, 2, 3]
+
+
+def test_a_run_may_be_called_retraining(small, tmp_path):
+    (tmp_path / "18 layers").mkdir()
+    train(small("trainer.max_epochs=1"), tmp_path / "retraining")
+    assert go_on(Run(tmp_path / "retraining")) is None
+    assert {path.name for path in tmp_path.iterdir()} >= {"18 layers", "retraining"}
