@@ -46,7 +46,7 @@ def test_an_architecture_takes_these_images_and_classes(arch):
             3,
             r"does not take images of 3x3x3 \(.*data.resize=224 is what it was",
         ),
-        ("resnet18.nope", 64, r"nope"),
+        ("resnet18.nope", 64, r"^timm has no weights nope of resnet18: set model.arch=resnet18"),
     ],
 )
 def test_what_timm_does_not_have_or_take_is_said(arch, side, said):

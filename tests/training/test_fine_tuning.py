@@ -108,8 +108,8 @@ def test_a_training_with_groups_resumes_to_the_same_bits(small, tmp_path, names)
     train(config, tmp_path / "cut")
     whole, cut = (load_run(tmp_path / name) for name in ("whole", "cut"))
     assert (whole.path / "weights.safetensors").read_bytes() == (cut.path / "weights.safetensors").read_bytes()
-    assert [row["train/loss"] for row in whole.rows()] == [row["train/loss"] for row in cut.rows()]
-    assert 0 < whole.rows()[-1]["learning_rate"] < 0.1  # of the head
+    assert [row["train/loss"] for row in whole.history] == [row["train/loss"] for row in cut.history]
+    assert 0 < whole.history[-1]["learning_rate"] < 0.1  # of the head
 
 
 def test_batch_norm_that_stays_as_it_is_makes_no_warning(small, tmp_path):

@@ -1,7 +1,6 @@
 """A finished run without checkpoints gets more epochs: it is trained again to the same bits, then on."""
 
 import re
-import shutil
 import subprocess
 
 import pytest

@@ -41,33 +41,32 @@ NO_VALUE: Mapping[str, Any] = {
     "data.mix": "none",
     "data.normalize": "none",
     "loss._target_": "torch.nn.CrossEntropyLoss",
-    "loss.label_smoothing": 0,
-    "model.pretrained": False,
     "optimizer.fused": False,
     "schedule.monitor": "val/loss",
     "steps_per_execution": 1,
     "trainer.accelerator": "auto",
     "trainer.matmul_precision": "high",
 }
-# The same for a network's options, by its target: what runs mean that lack them. "" is any other network.
+# The same for the options of a network or loss, by its target: what runs mean that lack them.
 _RESNET = {"stem": "book", "norm": "batch", "activation": "relu", "preactivation": False}
 _LENET = {
     **{"activation": "sigmoid", "channels": [6, 16], "kernel_size": 5, "hidden": [120, 84]},
     **{"pooling": "avg", "norm": "none"},
 }
 NO_OPTION: Mapping[str, Mapping[str, Any]] = {
-    "": {"activation": "sigmoid"},
     "convnets.networks.LeNet": _LENET,
     "convnets.networks.VGG": {"norm": "none", "activation": "relu"},
     "convnets.networks.ResNet": {**_RESNET, "bottleneck": False},
     "convnets.networks.ResNet18": _RESNET,
     "convnets.networks.ResNeXt18": {**_RESNET, "num_groups": 32},
+    "convnets.networks.timm.create": {"pretrained": False},
+    "torch.nn.CrossEntropyLoss": {"label_smoothing": 0},
 }
 # Data sets whose bytes are verified, so that their folder decides nothing. The folder of any other set is content.
 VERIFIED = ("convnets.data.FashionMNISTDataModule", "convnets.data.FashionMNISTSampleDataModule")
 CHECKSUMS = {"init.weights": "init.from_run", "model.weights_digest": "model.weights"}  # and what they are of
 TIMM = "convnets.networks.timm.create"
-VERIFIED_SETS = ("cifar10", "cifar100", "svhn")  # of convnets.data.TorchvisionDataModule: torchvision verifies them
+VERIFIED_SETS = {("convnets.data.TorchvisionDataModule", name) for name in ("cifar10", "cifar100", "svhn")}
 LIMITS = tuple(f"trainer.limit_{stage}_batches" for stage in ("train", "val", "test"))  # where 1 is no share
 
 
@@ -99,9 +98,9 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _no_value(meant: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that mean the same as none at all in a configuration with this network."""
-    options = NO_OPTION.get(str(meant.get("model._target_")), NO_OPTION[""])
-    return {**NO_VALUE, **{f"model.{name}": value for name, value in options.items()}}
+    """The values that mean the same as none at all in a configuration with this network and loss."""
+    options = {group: NO_OPTION.get(str(meant.get(f"{group}._target_")), {}) for group in ("model", "loss")}
+    return {**NO_VALUE, **{f"{group}.{name}": v for group, found in options.items() for name, v in found.items()}}
 
 
 def meanings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +116,8 @@ def meanings(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in rates:
         if key in flat:
             flat["model.lr"] = flat.pop(key)
-    if flat.get("data._target_") in VERIFIED or flat.get("data.set") in VERIFIED_SETS:
+    data = flat.get("data._target_")
+    if data in VERIFIED or (data, flat.get("data.set")) in VERIFIED_SETS:
         flat.pop("data.dir", None)
     elif isinstance(folder := flat.get("data.dir"), str):
         flat["data.dir"] = str(Path(folder).expanduser().absolute())

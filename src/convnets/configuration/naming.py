@@ -14,7 +14,7 @@ from convnets.configuration.rules import ConfigurationError
 
 GROUPS_NAMED = ("data", "loss", "optimizer", "schedule", "init", "trainer")  # in a run's name, beside the model
 # Overrides that change no result, and so not a sweep's name.
-NOT_IN_NAMES = ("sweep_name", "ignore_code_changes", "callbacks", "logger", "launcher", "checkpoint", "data.dir")
+NOT_IN_NAMES = ("sweep_name", "ignore_code_changes", "callbacks", "logger", "launcher", "checkpoint", "data.cache_dir")
 
 
 def run_name(root: DictConfig, config: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
@@ -35,6 +35,7 @@ def run_name(root: DictConfig, config: Mapping[str, Any], reference: Mapping[str
         f"{key.rsplit('.', 1)[-1]}{ours}"
         for key, (ours, _) in differences(config, reference).items()
         if not str(raw.get(key)).startswith("${")  # follows another key, which is named
+        and not (key == "model.arch" and ours == config["model"]["name"])
     ]
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(dict.fromkeys(words)))[:90].strip("_-.")
     return f"{readable}-{content_hash(config)}"
@@ -51,7 +52,9 @@ def sweep_name(name: str | None, task_overrides: Sequence[str], sweeper: Mapping
     if name is not None:
         return str(name)
     overrides = {str(word).lstrip("+") for word in task_overrides}
-    words = sorted(word for word in overrides if not is_part_of(word.lstrip("~").partition("=")[0], NOT_IN_NAMES))
+    # The folder of the usual set decides nothing; that of another may.
+    left_out = NOT_IN_NAMES if any(word.startswith("data=") for word in overrides) else (*NOT_IN_NAMES, "data.dir")
+    words = sorted(word for word in overrides if not is_part_of(word.lstrip("~").partition("=")[0], left_out))
     searched = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     readable = re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:70].strip("_.")
     return f"{readable}-{hashlib.sha256(json.dumps([words, searched]).encode()).hexdigest()[:8]}".lstrip("-")

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import logging
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def create(
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
         raise ValueError(f"timm has no architecture {arch}.{hint} (timm.list_models() in Python lists all.)")
+    if name != arch and not timm.is_model_pretrained(arch):
+        raise ValueError(f"timm has no weights {arch.partition('.')[2]} of {name}: set model.arch={name}, or another.")
     try:
         network = timm.create_model(arch, num_classes=num_classes, **_input(arch, image_size, in_channels))
         with torch.no_grad():
@@ -94,5 +97,4 @@ def _input(arch: str, image_size: int, in_channels: int) -> dict[str, Any]:
 
 def _line(error: Exception) -> str:
     """An error in one line of at most 200 letters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return textwrap.shorten(str(error), 200, placeholder="...") or type(error).__name__

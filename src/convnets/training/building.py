@@ -91,8 +91,8 @@ def start_from_pretrained(config: DictConfig, classifier: Classifier, datamodule
         return
     path = None if model.weights is None else Path(model.weights)
     with refusals_explained(), torch.random.fork_rng(devices=[]):
-        if path is not None and file_digest(path) != model.weights_digest:
-            raise ValueError(f"model.weights={path} holds other weights than when this run was named.")
+        if path is not None and (not path.exists() or file_digest(path) != model.weights_digest):
+            raise ValueError(f"model.weights={path} is not the file that this run was named by: bring that one back.")
         source = pretrained_weights(model.arch, config.data.resize, datamodule.num_channels, path)
         take_over(source, classifier, path or f"timm's {model.arch}")
 
