@@ -85,6 +85,9 @@ def test_weights_of_another_architecture_or_out_of_reach_are_said(file, monkeypa
 
     with pytest.raises(ValueError, match=r"model.weights=.*weights.safetensors has no weights of test_convnext: "):
         pretrained_weights("test_convnext", 32, 1, file)
+    torch.save(print, other := file.with_name("other.pth"))
+    with pytest.raises(ValueError, match=r"model.weights=.*other.pth is no file of weights: give one of safetensors"):
+        pretrained_weights("test_convnext", 32, 1, other)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(file.parent))
     with pytest.raises(ValueError, match=r"The weights of test_vit cannot be fetched \(.*model.weights=FILE in"):

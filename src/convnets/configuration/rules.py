@@ -159,6 +159,7 @@ RULES: Mapping[str, Rule] = {
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.fused": optional(FLAG),
     "schedule.max_lr": POSITIVE,
+    "schedule.eta_min": NOT_NEGATIVE,
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": DEVICES,
     "trainer.num_nodes": whole(1),

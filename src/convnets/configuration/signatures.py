@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# Arguments that the project gives itself, or that torch has given up.
+# Arguments that the project gives itself, that torch has given up, or that only a program's own step can use.
 GIVEN = {
     *("self", "params", "optimizer", "image_size", "in_channels", "num_classes", "steps_per_execution"),
-    *("save_dir", "purge_step", "weights_digest", "size_average", "reduce"),
+    *("save_dir", "purge_step", "weights_digest", "size_average", "reduce", "capturable", "differentiable"),
 }
 
 

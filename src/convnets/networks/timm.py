@@ -3,6 +3,7 @@
 import copy
 import difflib
 import logging
+import pickle
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,11 @@ def pretrained_weights(arch: str, image_size: int, in_channels: int, path: Path 
                     options["pretrained_cfg_overlay"]["num_classes"] = options["num_classes"]
         return timm.create_model(arch, pretrained=True, **options).state_dict()
     except Exception as error:  # of the file's format, the network's names and the net, from four libraries
+        if pickle.UnpicklingError in (type(error), type(error.__cause__)):
+            raise ValueError(
+                f"model.weights={path} is no file of weights: give one of safetensors, or of tensors that "
+                "torch.save wrote."
+            ) from error
         if path is not None:
             raise ValueError(f"model.weights={path} has no weights of {arch}: {_line(error)}") from error
         raise ValueError(

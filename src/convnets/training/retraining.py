@@ -39,11 +39,8 @@ def _replace(run: Run, longer: Run) -> str:
     config.yaml comes last: until then the command that began the retraining does this again.
     """
     with run.locked(), longer.locked():
-        if difference := _difference(run, longer):
-            return (
-                f"The first epochs did not come out to the same bits: {difference}, as it may with other versions, "
-                f"threads, hardware or images. So {run} is as it was, and the longer training lies in {longer}."
-            )
+        if difference := run.changed_images(longer.facts) or _difference(run, longer):
+            return f"{difference} So {run} is as it was, and the longer training lies in {longer}."
         for path in run.path.glob("events.out.tfevents.*"):  # whose points would be drawn twice
             path.unlink()
         for path in run.path.glob("[0-9]*"):  # TensorBoard's projector
@@ -58,9 +55,12 @@ def _replace(run: Run, longer: Run) -> str:
 
 
 def _difference(run: Run, longer: Run) -> str:
-    """What differs between the epochs that both have; nothing else than times, where it is empty."""
+    """What differs between the epochs that both have, in words; empty where only times do."""
     for old, new in zip(run.history, longer.history, strict=False):
         for name in old:
             if name not in TIMES and old[name] != new.get(name):
-                return f"{name} of epoch {old['epoch']} was {old[name]} and came out as {new.get(name)}"
+                return (
+                    f"The first epochs did not come out to the same bits: {name} of epoch {old['epoch']} was "
+                    f"{old[name]} and came out as {new.get(name)}, as it may with other versions, threads or hardware."
+                )
     return ""
