@@ -93,14 +93,13 @@ def test_recipes_compose_and_know_their_band(recipe):
 
 @pytest.mark.parametrize("exercise", EXERCISES)
 def test_exercises_compose_and_their_networks_can_be_built(exercise):
-    """Of a sweep, every job."""
+    """Of a sweep, as many jobs as its longest list has values: each value is in one of them."""
     content = yaml.safe_load((CONF / f"{exercise}.yaml").read_text())
     swept = content.get("hydra", {}).get("sweeper", {}).get("params", {})
-    values = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in swept.items()])
-    choices = [
-        [f"{key}={one}" for one in value.sweep_string_iterator()] for key, value in zip(swept, values, strict=True)
-    ]
-    for job in itertools.product(*choices):
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in swept.items()])
+    choices = [[f"{each.key_or_group}={value}" for value in each.sweep_string_iterator()] for each in parsed]
+    for index in range(max(map(len, choices), default=1)):
+        job = [values[index % len(values)] for values in choices]
         with hydra_context():
             config, _ = checked(root(exercise.replace("/", "=", 1), *job))
         options = {key: value for key, value in config["model"].items() if key not in NOT_NETWORKS}
