@@ -17,7 +17,7 @@ from convnets.configuration.composition import checked, resolve
 from convnets.configuration.content import content_hash, differences, flatten
 from convnets.configuration.errors import explain
 from convnets.configuration.rules import ConfigurationError
-from convnets.training.building import build_classifier, build_datamodule, build_trainer
+from convnets.training.building import NOT_NETWORKS, build_classifier, build_datamodule, build_trainer
 from convnets.training.command import expected_band, prepare
 
 
@@ -93,19 +93,21 @@ def test_recipes_compose_and_know_their_band(recipe):
 
 @pytest.mark.parametrize("exercise", EXERCISES)
 def test_exercises_compose_and_their_networks_can_be_built(exercise):
-    """Of a sweep, the last job."""
+    """Of a sweep, as many jobs as its longest list has values: each value is in one of them."""
     content = yaml.safe_load((CONF / f"{exercise}.yaml").read_text())
     swept = content.get("hydra", {}).get("sweeper", {}).get("params", {})
-    values = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in swept.items()])
-    job = [f"{key}={[*value.sweep_string_iterator()][-1]}" for key, value in zip(swept, values, strict=True)]
-    with hydra_context():
-        config, _ = checked(root(exercise.replace("/", "=", 1), *job))
-    options = {key: value for key, value in config["model"].items() if key not in ("name", "lr", "image_size")}
-    build = getattr(networks, options.pop("_target_").rpartition(".")[2])
-    size = config["data"]["resize"]
-    with torch.device("meta"):
-        assert build(image_size=size, **options)(torch.empty(2, 1, size, size)).shape == (2, 10)
-    assert config["data"]["holdout"] == (5000 if swept else 0)
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in swept.items()])
+    choices = [[f"{each.key_or_group}={value}" for value in each.sweep_string_iterator()] for each in parsed]
+    for index in range(max(map(len, choices), default=1)):
+        job = [values[index % len(values)] for values in choices]
+        with hydra_context():
+            config, _ = checked(root(exercise.replace("/", "=", 1), *job))
+        options = {key: value for key, value in config["model"].items() if key not in NOT_NETWORKS}
+        build = getattr(networks, options.pop("_target_").rpartition(".")[2])
+        size = config["data"]["resize"]
+        with torch.device("meta"):
+            assert build(image_size=size, **options)(torch.empty(2, 1, size, size)).shape == (2, 10)
+        assert config["data"]["holdout"] == (5000 if swept else 0)
 
 
 @pytest.mark.parametrize("exercise", EXERCISES)

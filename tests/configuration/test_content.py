@@ -111,6 +111,8 @@ SAME = [
     (["schedule=onecycle", "optimizer.lr=0.7"], ["schedule=onecycle"]),
     (["optimizer.fused=false"], []),
     (["model=resnext18", "model.num_groups=32"], ["model=resnext18"]),
+    (["model=regnet", "model.group_width=16"], ["model=regnet"]),
+    (["model=resnet18", "model.bottleneck_ratio=none"], ["model=resnet18"]),
     (["optimizer.momentum=0.9"], ["optimizer=momentum"]),
     (["callbacks=none"], []),
     (["callbacks.dashboard.every=1"], []),

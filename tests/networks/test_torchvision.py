@@ -43,13 +43,13 @@ def assert_same(ours, theirs, images):
 def test_resnets_are_torchvisions(name):
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, name)(num_classes=10)
-    bottleneck = name == "resnet50"
+    ratio = 0.25 if name == "resnet50" else "none"
     # The book's block has no batch norm in its shortcut; the bottleneck is the ResNeXt block, which has.
-    norm_of_shortcut = () if bottleneck else ("downsample.1",)
+    norm_of_shortcut = () if name == "resnet50" else ("downsample.1",)
     for each in theirs.modules():
         if norm_of_shortcut and isinstance(each, torchvision.models.resnet.BasicBlock) and each.downsample is not None:
             each.downsample[1] = nn.Identity()
-    ours = with_weights_of(theirs, ResNet(RESNETS[name], in_channels=3, bottleneck=bottleneck), norm_of_shortcut)
+    ours = with_weights_of(theirs, ResNet(RESNETS[name], in_channels=3, bottleneck_ratio=ratio), norm_of_shortcut)
     assert_same(ours.train(), theirs.train(), torch.rand(2, 3, 40, 40, dtype=torch.double))
 
 
@@ -57,7 +57,7 @@ def test_resnets_are_torchvisions(name):
 def test_resnets_parameters_are_torchvisions_and_the_biases(name, compose):
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)(num_classes=10)
-        ours = ResNet(RESNETS[name], in_channels=3, bottleneck=int(name[6:]) >= 50)
+        ours = ResNet(RESNETS[name], in_channels=3, bottleneck_ratio=0.25 if int(name[6:]) >= 50 else "none")
     expected = sum(parameter.numel() for parameter in theirs.parameters())
     expected += sum(layer.out_channels for layer in layers(theirs) if isinstance(layer, nn.Conv2d))
     if name in ("resnet18", "resnet34"):

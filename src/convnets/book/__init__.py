@@ -1,7 +1,8 @@
-"""Chapter 7 by hand, and every value that the book's sections compute or print."""
+"""Chapter 7 and batch norm by hand, and every value that the book's sections compute or print."""
 
 from convnets.book.operations import (
     Conv2D,
+    batch_norm,
     convolve2d,
     corr2d,
     corr2d_multi_in,
@@ -13,6 +14,7 @@ from convnets.book.operations import (
 
 __all__ = [
     "Conv2D",
+    "batch_norm",
     "convolve2d",
     "corr2d",
     "corr2d_multi_in",

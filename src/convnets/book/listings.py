@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from convnets.book.operations import (
     Conv2D,
+    batch_norm,
     convolve2d,
     corr2d,
     corr2d_multi_in,
@@ -425,15 +426,17 @@ def _() -> list[bool]:
 # ---- 7.6 and chapter 8: the networks, layer by layer
 
 
-def layers(network: nn.Module, image_size: int) -> list[str]:
+def layers(build: Callable[[], nn.Module], image_size: int) -> list[str]:
     """The book's summary: a layer and its output's size a line."""
-    lines = [line for line in summarize(network, image_size) if line.depth == 1]
+    with torch.device("meta"):
+        lines = [line for line in summarize(build(), image_size) if line.depth == 1]
     return [f"{line.layer} {'x'.join(map(str, line.shape))}" for line in lines]
 
 
-def num_parameters(network: nn.Module) -> int:
+def num_parameters(build: Callable[[], nn.Module]) -> int:
     """Weights and biases."""
-    return sum(parameter.numel() for parameter in network.parameters())
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
 
 
 @dataclass(frozen=True)
@@ -496,7 +499,7 @@ NETWORKS = [
         5_977_530,
     ),
     BookNetwork(
-        "8.5", "LeNet with batch norm", functools.partial(LeNet, padding=0, norm="batch"), 28, "layer",
+        "8.5", "LeNet with batch norm", functools.partial(LeNet, padding="none", norm="batch"), 28, "layer",
         [
             *("Conv2d 6x24x24", "BatchNorm2d 6x24x24", "Sigmoid 6x24x24", "AvgPool2d 6x12x12"),
             *("Conv2d 16x8x8", "BatchNorm2d 16x8x8", "Sigmoid 16x8x8", "AvgPool2d 16x4x4", "Flatten 256"),
@@ -528,20 +531,13 @@ NETWORKS = [
 ]  # fmt: skip
 
 
-def enter(network: BookNetwork) -> None:
-    """Enter a network's layers and its parameters into `LISTINGS`."""
-
-    def build() -> nn.Module:
-        with torch.device("meta"):
-            return network.build()
-
-    by = f"{network.unit} by {network.unit}"
-    listing(network.section, f"{network.name}, {by}", network.layers)(lambda: layers(build(), network.image_size))
-    listing(network.section, f"{network.name}'s parameters", network.num_parameters)(lambda: num_parameters(build()))
-
-
 for each in NETWORKS:
-    enter(each)
+    listing(each.section, f"{each.name}, {each.unit} by {each.unit}", each.layers)(
+        functools.partial(layers, each.build, each.image_size)
+    )
+    listing(each.section, f"{each.name}'s parameters", each.num_parameters)(
+        functools.partial(num_parameters, each.build)
+    )
 
 
 # ---- 8.2 to 8.7 What else the sections compute
@@ -549,34 +545,12 @@ for each in NETWORKS:
 
 @listing("8.2", "parameters at a quarter of the channels", 43_093_322)
 def _() -> int:
-    with torch.device("meta"):
-        return num_parameters(VGG())
+    return num_parameters(VGG)
 
 
 @listing("8.4", "an Inception block's channels: 64 + 128 + 32 + 32", [4, 256, 12, 12])
 def _() -> list[int]:
     return [*Inception(192, (64, (96, 128), (16, 32), 32))(torch.rand(4, 192, 12, 12)).shape]
-
-
-def batch_norm(images: Tensor, running: Tensor, is_training: bool) -> tuple[Tensor, Tensor]:
-    """Batch norm of images (N, C, H, W) without scale and shift, with momentum 0.1 and epsilon 1e-5.
-
-    Args:
-        running: mean and variance (2, C) of the batches so far; they are what normalises in prediction.
-
-    Returns:
-        The normalised images, and the running mean and variance after them.
-
-    Source: Dive into Deep Learning 8.5.3, but with PyTorch's running variance, which is the unbiased one.
-    """
-    statistics = running
-    if is_training:
-        statistics = torch.stack([images.mean((0, 2, 3)), images.var((0, 2, 3), correction=0)])
-        num_values = images[:, 0].numel()
-        unbiased = statistics * torch.tensor([[1], [num_values / (num_values - 1)]])
-        running = 0.9 * running + 0.1 * unbiased
-    mean, variance = statistics.view(2, -1, 1, 1)
-    return (images - mean) / (variance + 1e-5).sqrt(), running
 
 
 def same_as_batch_norm(is_training: bool) -> list[bool]:
@@ -593,14 +567,9 @@ def same_as_batch_norm(is_training: bool) -> list[bool]:
     return [torch.allclose(ours, theirs, atol=1e-5), torch.allclose(running, statistics)]
 
 
-@listing("8.5", "batch norm by hand is nn.BatchNorm2d in training: output, running statistics", [True] * 2)
-def _() -> list[bool]:
-    return same_as_batch_norm(is_training=True)
-
-
-@listing("8.5", "in prediction: output, running statistics", [True] * 2)
-def _() -> list[bool]:
-    return same_as_batch_norm(is_training=False)
+for mode in ("training", "prediction"):
+    is_same = functools.partial(same_as_batch_norm, is_training=mode == "training")
+    listing("8.5", f"batch norm by hand is nn.BatchNorm2d in {mode}: output, running statistics", [True] * 2)(is_same)
 
 
 @listing("8.6", "a residual block of 3 channels on 4x3x6x6", [4, 3, 6, 6])

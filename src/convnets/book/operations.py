@@ -1,4 +1,4 @@
-"""The operations of Dive into Deep Learning, chapter 7, written as loops to be read.
+"""The operations of Dive into Deep Learning, chapter 7, written as loops to be read; and batch norm (8.5).
 
 `torch.nn.functional` has all of them, faster; the tests hold the two equal.
 """
@@ -139,6 +139,27 @@ def pool2d(
             row.append(values.max() if mode == "max" else values.mean())
         rows.append(torch.stack(row))
     return torch.stack(rows)
+
+
+def batch_norm(images: Tensor, running: Tensor, is_training: bool) -> tuple[Tensor, Tensor]:
+    """Batch norm of images (N, C, H, W) without scale and shift, with momentum 0.1 and epsilon 1e-5.
+
+    Args:
+        running: mean and variance (2, C) of the batches so far; they are what normalises in prediction.
+
+    Returns:
+        The normalised images, and the running mean and variance after them.
+
+    Source: Dive into Deep Learning 8.5.3, but with PyTorch's running variance, which is the unbiased one.
+    """
+    statistics = running
+    if is_training:
+        statistics = torch.stack([images.mean((0, 2, 3)), images.var((0, 2, 3), correction=0)])
+        num_values = images[:, 0].numel()
+        unbiased = statistics * torch.tensor([[1], [num_values / (num_values - 1)]])
+        running = 0.9 * running + 0.1 * unbiased
+    mean, variance = statistics.view(2, -1, 1, 1)
+    return (images - mean) / (variance + 1e-5).sqrt(), running
 
 
 class Conv2D(nn.Module):

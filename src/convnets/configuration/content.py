@@ -51,12 +51,13 @@ NO_VALUE: Mapping[str, Any] = {
 _RESNET = {"stem": "book", "norm": "batch", "activation": "relu", "preactivation": False}
 _LENET = {
     **{"activation": "sigmoid", "channels": [6, 16], "kernel_size": 5, "hidden": [120, 84]},
-    **{"pooling": "avg", "norm": "none"},
+    **{"padding": "half", "pooling": "avg", "norm": "none"},
 }
 NO_OPTION: Mapping[str, Mapping[str, Any]] = {
     "convnets.networks.LeNet": _LENET,
     "convnets.networks.VGG": {"norm": "none", "activation": "relu"},
-    "convnets.networks.ResNet": {**_RESNET, "bottleneck": False},
+    "convnets.networks.ResNet": {**_RESNET, "bottleneck_ratio": "none"},
+    "convnets.networks.RegNet": {"group_width": 16},
     "convnets.networks.ResNet18": _RESNET,
     "convnets.networks.ResNeXt18": {**_RESNET, "num_groups": 32},
     "convnets.networks.timm.create": {"pretrained": False},

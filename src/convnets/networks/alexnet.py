@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from convnets.networks.layers import PaddingMode, SmallStem, Stem, fitted_side
+from convnets.networks.layers import PaddingMode, Stem, fitted_side, small_stem
 
 
 class AlexNet(nn.Sequential):
@@ -38,8 +38,7 @@ class AlexNet(nn.Sequential):
             nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 96, 26, 26)
         )
         if stem == "small":
-            convolution = nn.Conv2d(in_channels, 96, kernel_size=3, padding=1, padding_mode=padding_mode)
-            first = (SmallStem(convolution, nn.ReLU()),)
+            first = (small_stem(in_channels, 96, padding_mode, nn.ReLU()),)
         convolutions = (
             *first,
             nn.Conv2d(96, 256, kernel_size=5, padding=2, padding_mode=padding_mode),  # (N, 256, 26, 26)
@@ -53,7 +52,7 @@ class AlexNet(nn.Sequential):
             nn.ReLU(),
             nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 5, 5)
         )
-        side = fitted_side("AlexNet", convolutions, image_size, ", or model.stem=small" if stem == "book" else "")
+        side = fitted_side("AlexNet", convolutions, image_size, stem)
         super().__init__(
             *convolutions,
             nn.Flatten(),  # (N, 6400)

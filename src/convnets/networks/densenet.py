@@ -97,8 +97,7 @@ class DenseNet(nn.Sequential):
                 channels //= 2
             bodies.append(DenseBlock(number, channels, growth, bottleneck, padding_mode))
             channels += number * growth
-        way_out = ", or model.stem=small" if stem == "book" else ""
-        fitted_side(f"DenseNet with {len(num_convs)} blocks", [first, *bodies], image_size, way_out)
+        fitted_side(f"DenseNet with {len(num_convs)} blocks", [first, *bodies], image_size, stem)
         super().__init__(
             first,  # (N, 64, 24, 24)
             *bodies,  # (N, 192, 24, 24), (N, 96, 12, 12), (N, 224, 12, 12), (N, 112, 6, 6), (N, 240, 6, 6),

@@ -110,5 +110,5 @@ class GoogLeNet(nn.Sequential):
             nn.Sequential(*inceptions(480, BLOCKS[2:7]), halved()),  # (N, 832, 3, 3)
             nn.Sequential(*inceptions(832, BLOCKS[7:]), nn.AdaptiveAvgPool2d(1), nn.Flatten()),  # (N, 1024)
         )
-        fitted_side(f"GoogLeNet with padding_mode={padding_mode}", layers, image_size)
+        fitted_side(f"GoogLeNet with padding_mode={padding_mode}", layers, image_size, stem)
         super().__init__(*layers, nn.Linear(1024, num_classes))  # (N, 10)

@@ -21,6 +21,11 @@ class SmallStem(nn.Sequential):
     """The first layers of a network, when they are made for images of 28 or 32 pixels: nothing in them halves."""
 
 
+def small_stem(in_channels: int, channels: int, padding_mode: PaddingMode, *after: nn.Module) -> SmallStem:
+    """A 3x3 convolution that keeps the image's size, and what comes after it."""
+    return SmallStem(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, padding_mode=padding_mode), *after)
+
+
 def normalized(channels: int, norm: Norm) -> list[nn.Module]:
     """Batch norm of images (N, channels, H, W), unless `norm` is "none"."""
     return [] if norm == "none" else [nn.BatchNorm2d(channels)]
@@ -46,27 +51,35 @@ def activated(
 
 
 def large_stem(
-    in_channels: int, channels: int, stem: Stem, norm: Norm, activation: Activation, padding_mode: PaddingMode
+    in_channels: int,
+    channels: int,
+    stem: Stem,
+    norm: Norm,
+    activation: Activation,
+    padding_mode: PaddingMode,
+    pools: bool = True,
 ) -> nn.Sequential:
-    """The first layers of ResNet, DenseNet and GoogLeNet: they quarter the image; stem "small" keeps its size."""
+    """The first layers of ResNet, DenseNet and GoogLeNet: they quarter the image; stem "small" keeps its size.
+
+    Args:
+        pools: else the layers are RegNet's, a 3x3 convolution in place of 7x7 and pooling, and halve the image.
+    """
     after = activated(channels, norm, activation)
     if stem == "small":
-        return SmallStem(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, padding_mode=padding_mode), *after)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel_size=7, stride=2, padding=3, padding_mode=padding_mode),
-        *after,
-        nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
-    )
+        return small_stem(in_channels, channels, padding_mode, *after)
+    size = 7 if pools else 3
+    window = nn.Conv2d(in_channels, channels, size, stride=2, padding=size // 2, padding_mode=padding_mode)
+    return nn.Sequential(window, *after, *([nn.MaxPool2d(kernel_size=3, stride=2, padding=1)] if pools else []))
 
 
-def fitted_side(name: str, layers: Iterable[nn.Module], image_size: int, way_out: str = "") -> int:
+def fitted_side(name: str, layers: Iterable[nn.Module], image_size: int, stem: Stem = "small") -> int:
     """Side of the feature maps, in units, that images of this size have after layers that follow one another.
 
     Layers beside one another, such as the branches of an Inception block, count as a sequence: they keep the size.
 
     Args:
         name: of the network, for the error.
-        way_out: for the error, beside a larger image.
+        stem: "book" where the network has a small one too, which is then a way out beside a larger image.
 
     Raises:
         ValueError: the image is too small for a window or for its padding; the error names the smallest that is not.
@@ -76,6 +89,7 @@ def fitted_side(name: str, layers: Iterable[nn.Module], image_size: int, way_out
     if side := _side_after(windows, image_size):
         return side
     smallest = next(size for size in itertools.count(image_size + 1) if _side_after(windows, size))
+    way_out = ", or model.stem=small" if stem == "book" else ""
     raise ValueError(
         f"{name} needs images of at least {smallest} pixels, got {image_size}: "
         f"set data.resize={smallest} or more{way_out}."

@@ -24,7 +24,7 @@ class LeNet(nn.Sequential):
 
     Args:
         channels: of each convolution.
-        padding: of the first convolution, in pixels; None keeps the image's size. The others have none.
+        padding: of the first convolution: "half" its kernel, rounded down, or "none". The others have none.
         hidden: units of each dense layer but the last.
         norm: batch norm before every activation ("batch"), after it ("batch_after"), or before those of one kind of
             layers alone ("batch_convolutions", "batch_dense").
@@ -45,21 +45,21 @@ class LeNet(nn.Sequential):
         padding_mode: PaddingMode = "zeros",
         channels: Sequence[int] = (6, 16),
         kernel_size: int = 5,
-        padding: int | None = None,
+        padding: Literal["half", "none"] = "half",
         hidden: Sequence[int] = (120, 84),
         pooling: Pooling = "avg",
         norm: LeNetNorm = "none",
     ) -> None:
         of_convolutions, of_dense = NORMS[norm]
-        padding = kernel_size // 2 if padding is None else padding
+        pixels = kernel_size // 2 if padding == "half" else 0
         layers: list[nn.Module] = []
         for width in channels:
             layers += [
-                nn.Conv2d(in_channels, width, kernel_size, padding=padding, padding_mode=padding_mode),
+                nn.Conv2d(in_channels, width, kernel_size, padding=pixels, padding_mode=padding_mode),
                 *activated(width, of_convolutions, activation),  # (N, 6, 28, 28), then (N, 16, 10, 10)
                 POOLINGS[pooling](kernel_size=2, stride=2),  # (N, 6, 14, 14), then (N, 16, 5, 5)
             ]
-            in_channels, padding = width, 0
+            in_channels, pixels = width, 0
         name = f"LeNet with {len(channels)} convolutions of {kernel_size}x{kernel_size}"
         size = in_channels * fitted_side(name, layers, image_size) ** 2
         layers.append(nn.Flatten())  # (N, 400)

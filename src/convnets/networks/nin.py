@@ -7,18 +7,12 @@ from torch import nn
 from convnets.networks.layers import PaddingMode, SmallStem, Stem, fitted_side
 
 
-def nin_block(
-    in_channels: int,
-    out_channels: int,
-    num_pointwise: int,
-    container: type[nn.Sequential] = nn.Sequential,
-    **window: Any,
-) -> nn.Sequential:
+def nin_block(in_channels: int, out_channels: int, num_pointwise: int, **window: Any) -> nn.Sequential:
     """A convolution, then `num_pointwise` 1x1 convolutions, each with ReLU; `window` is the first one's kernel."""
     layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, **window), nn.ReLU()]
     for _ in range(num_pointwise):
         layers += [nn.Conv2d(out_channels, out_channels, kernel_size=1), nn.ReLU()]
-    return container(*layers)
+    return nn.Sequential(*layers)
 
 
 class NiN(nn.Sequential):
@@ -56,7 +50,7 @@ class NiN(nn.Sequential):
             nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 96, 26, 26)
         )
         if stem == "small":
-            first = (block(in_channels, 96, kernel_size=3, padding=1, container=SmallStem),)
+            first = (SmallStem(*block(in_channels, 96, kernel_size=3, padding=1)),)
         layers = (
             *first,
             block(96, 256, kernel_size=5, padding=2),  # (N, 256, 26, 26)
@@ -66,7 +60,7 @@ class NiN(nn.Sequential):
             nn.Dropout(dropout),
             block(384, num_classes, kernel_size=3, padding=1),  # (N, 10, 5, 5)
         )
-        fitted_side("NiN", layers, image_size, ", or model.stem=small" if stem == "book" else "")
+        fitted_side("NiN", layers, image_size, stem)
         super().__init__(
             *layers,
             nn.AdaptiveAvgPool2d(1),  # (N, 10, 1, 1)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,20 @@ class _Block(nn.Module):
     """Adds a shortcut to the residual that convolutions give: activation(residual(x) + shortcut(x)).
 
     Args:
-        convolutions: are normalised, and activated but for the last one. With `preactivation` this happens to what
-            goes into each of them, and nothing follows the sum.
-        shortcut: from the images to what is added; an identity where the shape stays.
+        convolutions: are normalised, and activated but for the last one.
+        stride: of all of them together. The shortcut is the identity, or a 1x1 convolution where the shape changes.
+        normalize_shortcut: batch norm follows that convolution too.
+        preactivation: batch norm and activation come before each convolution, and none after the sum.
     """
 
     def __init__(
         self,
         convolutions: Sequence[nn.Conv2d],
-        shortcut: nn.Module,
-        norm: Norm,
-        activation: Activation,
-        preactivation: bool,
+        stride: int,
+        normalize_shortcut: bool,
+        norm: Norm = "batch",
+        activation: Activation = "relu",
+        preactivation: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -36,6 +39,12 @@ class _Block(nn.Module):
             else:
                 layers += [convolution, *activated(convolution.out_channels, norm, activation)]
         self.residual = nn.Sequential(*layers)
+        in_channels, out_channels = convolutions[0].in_channels, convolutions[-1].out_channels
+        shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels or stride != 1:
+            shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride)
+            if normalize_shortcut:
+                shortcut = nn.Sequential(shortcut, *normalized(out_channels, norm))
         self.shortcut = shortcut
         self.after_sum = None if preactivation else getattr(torch, activation)
 
@@ -52,7 +61,7 @@ class Residual(_Block):
     or a 1x1 convolution (without batch norm, as in the book) where the shape changes.
 
     Args:
-        preactivation: batch norm and activation come before each convolution, and none after the sum.
+        options: `norm`, `activation` and `preactivation`; see `_Block`.
 
     Source: Dive into Deep Learning 8.6.2; He et al., arXiv 1512.03385 and (preactivation) 1603.05027.
     """
@@ -63,15 +72,11 @@ class Residual(_Block):
         out_channels: int,
         stride: int = 1,
         padding_mode: PaddingMode = "zeros",
-        norm: Norm = "batch",
-        activation: Activation = "relu",
-        preactivation: bool = False,
+        **options: Any,
     ) -> None:
         window = functools.partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode=padding_mode)
         convolutions = [window(in_channels, out_channels, stride=stride), window(out_channels, out_channels)]
-        same_shape = in_channels == out_channels and stride == 1
-        shortcut = nn.Identity() if same_shape else nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride)
-        super().__init__(convolutions, shortcut, norm, activation, preactivation)
+        super().__init__(convolutions, stride, normalize_shortcut=False, **options)
 
 
 class ResNeXtBlock(_Block):
@@ -80,14 +85,13 @@ class ResNeXtBlock(_Block):
     Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        preactivation: batch norm and activation come before each convolution, and none after the sum.
-        num_groups: number of groups that the channels of the 3x3 convolution are split into.
-        group_width: channels of one group instead (the book's argument `groups`); give one of the two.
+        num_groups: number of groups that the channels of the 3x3 convolution are split into; 1 unless said otherwise.
+        group_width: channels of one group instead (the book's argument `groups`).
         bottleneck_ratio: channels of the 3x3 convolution for each output channel.
+        options: `norm`, `activation` and `preactivation`; see `_Block`.
 
     Raises:
-        ValueError: both or none of `num_groups` and `group_width`, the channels cannot be split so, or the bottleneck
-            has none.
+        ValueError: both `num_groups` and `group_width`, the channels cannot be split so, or the bottleneck has none.
 
     Source: Dive into Deep Learning 8.6.5; Xie et al., arXiv 1611.05431.
     """
@@ -98,12 +102,10 @@ class ResNeXtBlock(_Block):
         out_channels: int,
         stride: int = 1,
         padding_mode: PaddingMode = "zeros",
-        norm: Norm = "batch",
-        activation: Activation = "relu",
-        preactivation: bool = False,
         num_groups: int | None = None,
         group_width: int | None = None,
         bottleneck_ratio: float = 1.0,
+        **options: Any,
     ) -> None:
         width = round(out_channels * bottleneck_ratio)
         if width < 1:
@@ -116,19 +118,15 @@ class ResNeXtBlock(_Block):
             nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1, groups=groups, padding_mode=padding_mode),
             nn.Conv2d(width, out_channels, kernel_size=1),
         ]
-        shortcut: nn.Module = nn.Identity()
-        if in_channels != out_channels or stride != 1:
-            projection = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride)
-            shortcut = nn.Sequential(projection, *normalized(out_channels, norm))
-        super().__init__(convolutions, shortcut, norm, activation, preactivation)
+        super().__init__(convolutions, stride, normalize_shortcut=True, **options)
 
 
 def _number_of_groups(width: int, num_groups: int | None, group_width: int | None) -> int:
-    if (num_groups is None) == (group_width is None):
+    if num_groups is not None and group_width is not None:
         raise ValueError(
             f"ResNeXt takes one of num_groups and group_width, got num_groups={num_groups}, group_width={group_width}."
         )
-    part = num_groups or group_width or 0
+    part = (1 if num_groups is None else num_groups) if group_width is None else group_width
     if part < 1 or width % part:
         key = "num_groups" if group_width is None else "group_width"
         raise ValueError(f"{width} channels cannot be split with {key}={part}: it must divide them.")

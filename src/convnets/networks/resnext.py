@@ -1,19 +1,16 @@
 """ResNeXt: ResNet's stages with convolutions split into groups of channels, as in Dive into Deep Learning 8.6.5."""
 
-import functools
 from typing import Any
 
-from convnets.networks.residual import ResNeXtBlock
-from convnets.networks.resnet import RESNET18_STAGES, ResNet
+from convnets.networks.resnet import RESNET18_STAGES, BottleneckRatio, ResNet, Stages
 
 
 class ResNeXt18(ResNet):
-    """The stages of ResNet18 with ResNeXt blocks, in 32 groups unless said otherwise. The book names it only.
+    """The stages of ResNet18 with ResNeXt blocks. The book names it only. Takes the options of `ResNet`.
 
     Args:
-        num_groups: groups of every block; or
+        num_groups: groups of every block, 32 unless said otherwise; or
         group_width: channels of a group; give one of the two.
-        options: of `ResNet`.
 
     Source: Dive into Deep Learning 8.6.5; Xie et al., arXiv 1611.05431.
     """
@@ -23,14 +20,10 @@ class ResNeXt18(ResNet):
         image_size: int = 96,
         in_channels: int = 1,
         num_classes: int = 10,
-        num_groups: int | None = None,
-        group_width: int | None = None,
-        bottleneck_ratio: float = 1.0,
+        stages: Stages = RESNET18_STAGES,
+        bottleneck_ratio: BottleneckRatio = 1.0,
         **options: Any,
     ) -> None:
-        if num_groups is None and group_width is None:
-            num_groups = 32
-        block = functools.partial(
-            ResNeXtBlock, num_groups=num_groups, group_width=group_width, bottleneck_ratio=bottleneck_ratio
-        )
-        super().__init__(RESNET18_STAGES, image_size, in_channels, num_classes, block=block, **options)
+        if not (options.get("num_groups") or options.get("group_width")):
+            options["num_groups"] = 32
+        super().__init__(stages, image_size, in_channels, num_classes, bottleneck_ratio=bottleneck_ratio, **options)
