@@ -163,3 +163,10 @@ def test_the_same_figure_is_the_same_file(tmp_path):
     for name in ("a.svg", "b.svg"):
         plots.training_curves(ROWS, "title").savefig(tmp_path / name, metadata={"Date": None})
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_names_are_no_formulas():
+    names = ["$\\frac$", "100% $", "C#$&"]
+    figure = plots.confusion_matrix(np.eye(3, dtype=int), names, "$5 or $6")
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names

@@ -29,6 +29,7 @@ FALLBACK_FONTS = (
 matplotlib.rcParams["font.family"] = ["sans-serif", *(set(FALLBACK_FONTS) & set(fontManager.get_font_names()))]
 warnings.filterwarnings("ignore", r"Glyph .* missing from font")
 matplotlib.rcParams["svg.hashsalt"] = "convnets"  # the same figure is the same SVG
+matplotlib.rcParams["text.parse_math"] = False  # a class may be called $5
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in print.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"

@@ -95,5 +95,6 @@ def learning_curve(losses: Sequence[float], title: str) -> Figure:
     axes = figure.add_subplot()
     axes.plot(range(1, len(losses) + 1), losses, color=plots.BLUE, marker="o", markersize=4)
     axes.set(title=plots.wrapped(title, 5), xlabel="step", ylabel="sum of squared errors", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     return figure
