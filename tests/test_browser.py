@@ -241,7 +241,7 @@ def test_histograms_are_drawn(opened, address):
 
 def test_every_class_has_a_pr_curve(opened, address):
     with opened(f"{address}#pr_curves") as page:
-        tags = [re.sub(r"[^\w.-]+", "_", name) for name in CLASSES]
+        tags = [re.sub(r"[^\w.-]+", "_", f"{label} {name}") for label, name in enumerate(CLASSES)]
         page.shows("runs/a is at step 3", "runs/b is at step 3", *(f"precision_recall/{tag}" for tag in tags[:-1]))
         page.has(2, LINE, DRAWN)
 

@@ -26,7 +26,10 @@ FALLBACK_FONTS = (
     "Droid Sans Fallback",
     "Noto Sans Arabic",
 )
-matplotlib.rcParams["font.family"] = ["sans-serif", *(set(FALLBACK_FONTS) & set(fontManager.get_font_names()))]
+matplotlib.rcParams["font.family"] = [
+    "sans-serif",
+    *(font for font in FALLBACK_FONTS if font in fontManager.get_font_names()),
+]
 warnings.filterwarnings("ignore", r"Glyph .* missing from font")
 matplotlib.rcParams["svg.hashsalt"] = "convnets"  # the same figure is the same SVG
 matplotlib.rcParams["text.parse_math"] = False  # a class may be called $5

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
 from convnets.results.evaluation import as_table, compare, comparison_as_table, evaluate
+from convnets.results.leaderboard import validation_images
 from convnets.results.significance import mcnemar
 from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.train import train
@@ -127,6 +129,44 @@ def test_a_comparison_counts_the_images_that_each_run_gets_right(adam, small, tm
     table = comparison_as_table(adam, other, comparison)
     assert "  seed " in table
     assert f"only A {comparison['only_a_right']}, only B {comparison['only_b_right']}" in table
+
+
+@pytest.fixture(scope="module")
+def of_folder(compose, tmp_path_factory):
+    """A run on pictures of black and white squares in a folder."""
+    folder = tmp_path_factory.mktemp("pictures")
+
+    def of_folder(name, *overrides):
+        for number in range(10):
+            for label in ("black", "white"):
+                path = folder / name / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (28, 28), label).save(path)
+        config = compose(
+            "data=image_folder", f"data.dir={folder / name}", f"data.cache_dir={folder / 'cache'}", "trainer=cpu",
+            "data.stored_size=28", "data.channels=1", "data.batch_size=8", "trainer.max_epochs=1", "callbacks=none",
+            "logger=none", *overrides,
+        )  # fmt: skip
+        path = tmp_path_factory.mktemp("runs") / "run"
+        train(config, path)
+        return Run(path)
+
+    return of_folder
+
+
+def test_runs_are_compared_and_ranked_together_on_the_same_test_images_only(of_folder):
+    run, same = of_folder("a"), of_folder("a", "seed=1", "data.holdout=4")
+    assert compare(run, same)["num_images"] == 4
+    others = {
+        "data.split_seed: 0 | 1": of_folder("a", "data.split_seed=1"),
+        f"data.dir: {run.config.data.dir} | {run.config.data.dir[:-1]}b": of_folder("b"),
+    }
+    for difference, other in others.items():
+        with pytest.raises(ConfigurationError, match=re.escape(f"cannot be compared.\n  {difference}")):
+            compare(run, other)
+    split = f"the test split of image_folder (dir={run.config.data.dir}, test_share=0.2, split_seed=0)"
+    assert validation_images(run) == split
+    assert len({validation_images(each) for each in others.values()} | {split}) == 3
 
 
 def test_accuracies_on_other_images_are_not_subtracted(adam, small, tmp_path_factory):

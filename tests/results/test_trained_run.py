@@ -8,9 +8,11 @@ from omegaconf import OmegaConf
 from support.boots import saved
 from support.fruit import COLOURS, FruitDataModule, picture
 
+from convnets.configuration.rules import ConfigurationError
 from convnets.data import DataUnavailableError
 from convnets.files import RunFolderError
-from convnets.results.export import export
+from convnets.results.evaluation import evaluate, load_evaluation
+from convnets.results.export import _run_onnx, _run_torch, export
 from convnets.results.trained_run import TrainedRun
 from convnets.training.train import train
 
@@ -27,6 +29,7 @@ class ChangingDataModule(FruitDataModule):
         self.class_names = self.files_found
 
 
+OPTIONS = ("trainer.max_epochs=1", "data.normalize=standard")
 TARGET = f"{__name__}.{ChangingDataModule.__name__}"
 
 
@@ -45,7 +48,7 @@ def fruit(small):
 @pytest.fixture(scope="module")
 def run(fruit, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    train(fruit("trainer.max_epochs=1", "data.normalize=standard"), path)
+    train(fruit(*OPTIONS), path)
     return TrainedRun(path, trust=[TARGET])
 
 
@@ -63,22 +66,36 @@ def test_a_run_says_what_images_it_was_trained_on(run):
     }
 
 
-def test_a_run_is_used_when_its_images_are_gone(run, tmp_path, monkeypatch):
+def is_damaged(datamodule, split):
+    raise ValueError("a file is damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "to"),
+    [
+        ("files_found", (), DataUnavailableError, "torch"),
+        ("read_split", is_damaged, ConfigurationError, "onnx"),
+    ],
+)
+def test_a_run_is_used_when_its_images_are_gone(run, tmp_path, monkeypatch, name, value, error, to):
     path = saved(tmp_path, picture("lime"))
     (before,) = run.predict(path)
-    monkeypatch.setattr(ChangingDataModule, "files_found", ())
-    for name, value in (("class_names", ()), ("num_channels", None), ("image_size", None)):
-        monkeypatch.setattr(ChangingDataModule, name, value)
+    monkeypatch.setattr(ChangingDataModule, name, value)
+    with pytest.raises(error):
+        _ = TrainedRun(run.path, run.trust).datamodule
+    for fact, nothing in (("class_names", ()), ("num_channels", None), ("image_size", None)):
+        monkeypatch.setattr(ChangingDataModule, fact, nothing)
     later = TrainedRun(run.path, run.trust)
     assert later.predict(path) == [before]
     with torch.inference_mode():
         scores = later.classifier(torch.from_numpy(np.asarray(picture("lime")).transpose(2, 0, 1)[None].copy()))
     assert scores[0].softmax(dim=0).max().item() == pytest.approx(before.probability)
-    exported = export(later, "torch")
+    exported = export(later, to)
     assert "the run's for 100 images of random bytes, as its test images cannot be had" in str(exported)
     images = torch.randint(256, (5, 3, 32, 32)).byte()
-    scores = torch.export.load(exported.path).module()(images)
-    torch.testing.assert_close(scores, run.classifier(later.build_datamodule().to_network_input(images)))
+    scores = (_run_onnx if to == "onnx" else _run_torch)(exported.path, images)
+    expected = run.classifier(later.build_datamodule().to_network_input(images))
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_images_that_have_changed_are_named(run, monkeypatch, caplog):
@@ -86,9 +103,7 @@ def test_images_that_have_changed_are_named(run, monkeypatch, caplog):
     assert TrainedRun(run.path, run.trust).datamodule.splits
     assert f"The images of {run} have changed since it began: digest was 1 and is 2." in caplog.text
     monkeypatch.setattr(ChangingDataModule, "files_found", (*COLOURS, "quince"))
-    with pytest.raises(
-        RunFolderError, match=r"class_names was \['apple', 'banana', 'lime'\] and is \['apple',.*'quince'\]"
-    ):
+    with pytest.raises(RunFolderError, match="since it began: classes added: quince; digest was 1 and is 2"):
         _ = TrainedRun(run.path, run.trust).datamodule
 
 
@@ -96,6 +111,37 @@ def test_a_run_does_not_resume_on_other_images(fruit, tmp_path, monkeypatch):
     train(fruit("trainer.max_epochs=1", "checkpoint.keep=true"), tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     monkeypatch.setattr(ChangingDataModule, "digest", "2")
-    expected = f"digest was 1 and is 2. Bring them back, or train anew: rm -r {tmp_path / 'run'}"
-    with pytest.raises(RunFolderError, match=re.escape(expected)):
+    with pytest.raises(RunFolderError, match=re.escape(refusal(tmp_path / "run"))):
         train(fruit("trainer.max_epochs=1", "checkpoint.keep=true"), tmp_path / "run")
+
+
+def refusal(run_dir):
+    way_out = f"Bring them back, set run_name=NAME for a new folder, or remove this one: rm -r {run_dir}"
+    return f"digest was 1 and is 2. {way_out}"
+
+
+def test_a_finished_run_is_not_taken_for_one_on_the_images_that_there_are_now(run, fruit, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    config = fruit(*OPTIONS)
+    monkeypatch.setattr(ChangingDataModule, "digest", "2")
+    with pytest.raises(RunFolderError, match=re.escape(refusal(run.path))):
+        train(config, run.path)
+    monkeypatch.setattr(ChangingDataModule, "digest", property(are_gone))
+    assert train(config, run.path) == run.result
+    assert "trained already: nothing was done" in caplog.text
+
+
+def are_gone(datamodule):
+    raise DataUnavailableError("the folder is gone")
+
+
+def test_a_stored_evaluation_of_images_that_have_changed_is_not_used(run, monkeypatch):
+    stored = run.path / "evaluation-test.json"
+    assert evaluate(run)["images_digest"] == "1"
+    kept = json.dumps({**json.loads(stored.read_text()), "kept": True})
+    for digest in ("1", property(are_gone), "2"):
+        stored.write_text(kept)
+        monkeypatch.setattr(ChangingDataModule, "digest", digest)
+        evaluation = load_evaluation(TrainedRun(run.path, run.trust), "test")
+        assert ("kept" in evaluation) == (digest != "2")
+    assert evaluation["images_digest"] == "2"

@@ -11,11 +11,12 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from convnets.classifier import Classifier
 from convnets.dashboard.drawing import Drawings
 from convnets.dashboard.norms import layer_weights
-from convnets.dashboard.pictures import Snapshot, Validation, confusion, draw, surest_mistakes
+from convnets.dashboard.pictures import Snapshot, Validation, draw, surest_mistakes
 from convnets.dashboard.probe import Array, as_array, look, probe_numbers, sampled
 from convnets.dashboard.run_summary import write_summary
 from convnets.dashboard.writer import writer_of
@@ -138,13 +139,13 @@ class Dashboard(Callback):
             scores = as_array(torch.cat([scores for scores, _ in self._validated]))
             loader: Any = trainer.val_dataloaders
             order = torch.cat([share.numbers for share in loader.sampler])[: len(scores)]
-            truth = dataset.labels[order].numpy()
-            wrong, num_wrong = surest_mistakes(truth, scores)
-            matrix = confusion(truth, scores)
-            mistakes = Validation(_drawable(dataset[order[wrong]][0]), truth[wrong], scores[wrong])
+            true = dataset.labels[order]
+            matrix = multiclass_confusion_matrix(torch.from_numpy(scores), true, num_classes=scores.shape[1]).numpy()
+            wrong = surest_mistakes(true.numpy(), scores)
+            mistakes = Validation(_drawable(dataset[order[wrong]][0]), true[wrong].numpy(), scores[wrong])
             convolution = next((weight for weight in classifier.network.parameters() if weight.ndim == 4), None)
             kernels = None if convolution is None else as_array(convolution.mean(dim=1))
-            snapshot = Snapshot(epoch, datamodule.class_names, probed, seen, mistakes, num_wrong, matrix, kernels)
+            snapshot = Snapshot(epoch, datamodule.class_names, probed, seen, mistakes, matrix, kernels)
             self._drawings.add(draw, self._writer, snapshot)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

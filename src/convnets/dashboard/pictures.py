@@ -1,7 +1,7 @@
 """Draws the pictures of one epoch and writes them to TensorBoard."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.ticker
 import numpy as np
@@ -24,10 +24,6 @@ class Validation(NamedTuple):
     labels: NDArray[np.integer]
     scores: Array
 
-    def some(self, numbers: Any) -> "Validation":
-        """The images of these numbers, in their order."""
-        return Validation(*(part[numbers] for part in self))
-
 
 class Snapshot(NamedTuple):
     """What an epoch's pictures show: probe images, the surest mistakes, and the first layer's kernels (n, h, w)."""
@@ -37,7 +33,6 @@ class Snapshot(NamedTuple):
     probed: Validation
     seen: Observation  # of the probe images
     mistakes: Validation
-    num_wrong: int  # of all validated images
     confusion: NDArray[np.integer]  # of all validated images
     kernels: Array | None
 
@@ -55,16 +50,17 @@ def figures(snapshot: Snapshot) -> dict[str, Figure]:
     after = f"after epoch {snapshot.epoch}"
     drawn: dict[str, Figure] = {}
 
-    examples = probed.some(slice(NUM_EXAMPLES))
+    first = slice(NUM_EXAMPLES)
+    examples = Validation(probed.images[first], probed.labels[first], probed.scores[first])
     num_right = int((examples.scores.argmax(1) == examples.labels).sum())
     title = f"The same {count(len(examples.labels), 'validation image')} {after}: {num_right} right"
     drawn["probe"] = _examples(examples, names, title)
 
-    if snapshot.num_wrong:
-        title = f"The most confident of {count(snapshot.num_wrong, 'mistake')} {after}"
+    matrix = snapshot.confusion
+    if num_wrong := matrix.sum() - np.trace(matrix):
+        title = f"The most confident of {count(num_wrong, 'mistake')} {after}"
         drawn["mistakes"] = _examples(snapshot.mistakes, names, title)
 
-    matrix = snapshot.confusion
     title = f"{np.trace(matrix) / matrix.sum():.1%} of {matrix.sum():,} validation images right {after}"
     drawn["confusion"] = plots.confusion_matrix(matrix, names, title)
 
@@ -84,18 +80,10 @@ def figures(snapshot: Snapshot) -> dict[str, Figure]:
     return drawn
 
 
-def surest_mistakes(labels: NDArray[np.integer], scores: Array) -> tuple[NDArray[np.integer], int]:
-    """The numbers of up to 20 images that were taken for others, the surest first, and how many there are in all."""
+def surest_mistakes(labels: NDArray[np.integer], scores: Array) -> NDArray[np.integer]:
+    """The numbers of up to 20 images that were taken for others, the surest first."""
     wrong = np.flatnonzero(scores.argmax(1) != labels)
-    surest = wrong[np.argsort(-softmax(scores[wrong]).max(1), kind="stable")]
-    return surest[:NUM_EXAMPLES], len(wrong)
-
-
-def confusion(labels: NDArray[np.integer], scores: Array) -> NDArray[np.integer]:
-    """How often each class (row) was taken for each (column)."""
-    matrix = np.zeros((scores.shape[1],) * 2, dtype=int)
-    np.add.at(matrix, (labels, scores.argmax(1)), 1)
-    return matrix
+    return wrong[np.argsort(-softmax(scores[wrong]).max(1), kind="stable")][:NUM_EXAMPLES]
 
 
 def _examples(some: Validation, class_names: tuple[str, ...], title: str) -> Figure:

@@ -69,7 +69,7 @@ def write_summary(
     classifier.to(trainer.strategy.root_device)
     tested = _test(trainer, classifier, datamodule)
     for label, probabilities in enumerate(softmax(tested.scores).T):
-        tag = re.sub(r"[^\w.-]+", "_", names[label])
+        tag = re.sub(r"[^\w.-]+", "_", f"{label} {names[label]}")  # C# and C+ alike are C_
         writer.add_pr_curve(f"precision_recall/{tag}", tested.labels == label, probabilities, step)
     _write_embedding(writer, step, names, tested)
     write_hyperparameters(writer, step, config, result)

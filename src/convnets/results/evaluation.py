@@ -49,7 +49,7 @@ def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
 
     Returns:
         split, num_images, accuracy, loss (nats), calibration_error (expected, 15 bins), a row a class with precision
-        and recall, confusion_matrix[true][predicted], what the run reported, and the checksum of its weights.
+        and recall, confusion_matrix[true][predicted], what the run reported, and the checksums of weights and images.
 
     Raises:
         RunFolderError: the run has no weights.
@@ -82,6 +82,7 @@ def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
         "confusion_matrix": matrix.tolist(),
         "reported": _reported(run, split),
         "weights_sha256": _weights_sha256(run),
+        "images_digest": run.datamodule.digest,
     }
     predictions = Predictions(all_labels, predicted, probabilities.max(dim=1).values)
     write_atomically(run.path / f"predictions-{split}.csv", _predictions_as_csv(predictions, names))
@@ -142,14 +143,8 @@ def as_table(evaluation: Mapping[str, Any]) -> str:
     digits = max(len(str(count)) for row in matrix for count in row)
     names = [row["class"] for row in evaluation["classes"]]
     many = len(names) > 25
-    rows = [
-        (
-            "class",
-            "precision",
-            "recall",
-            "  most often taken for" if many else " taken for, in the order of the classes",
-        )
-    ]
+    heading = "  most often taken for" if many else " taken for, in the order of the classes"
+    rows = [("class", "precision", "recall", heading)]
     for row, counts in zip(evaluation["classes"], matrix, strict=True):
         numbers = "".join(f" {count or '.':>{digits}}" for count in counts)
         if many:
@@ -177,10 +172,11 @@ def _verdict(evaluation: Mapping[str, Any], reported: Mapping[str, float]) -> st
 
 
 def load_evaluation(run: TrainedRun, split: str) -> dict[str, Any]:
-    """Load the stored evaluation, or evaluate if there is none of these weights."""
+    """Load the stored evaluation, or evaluate if there is none of these weights and images."""
     try:
         evaluation = json.loads((run.path / f"evaluation-{split}.json").read_text())
-        if evaluation["weights_sha256"] == _weights_sha256(run):
+        images_digest = run.images_digest() or evaluation.get("images_digest")
+        if (evaluation["weights_sha256"], evaluation.get("images_digest")) == (_weights_sha256(run), images_digest):
             return evaluation
     except (OSError, ValueError, KeyError):
         pass
@@ -188,7 +184,7 @@ def load_evaluation(run: TrainedRun, split: str) -> dict[str, Any]:
 
 
 def load_predictions(run: TrainedRun, split: str) -> Predictions:
-    """Load the stored predictions, or evaluate if there are none of these weights."""
+    """Load the stored predictions, or evaluate if there are none of these weights and images."""
     load_evaluation(run, split)
     with (run.path / f"predictions-{split}.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -200,11 +196,14 @@ def compare(a: TrainedRun, b: TrainedRun) -> dict[str, Any]:
     """How two runs differ: configuration, final metrics, and the test images that only one of them gets right.
 
     Raises:
-        ConfigurationError: they were not trained on the same data set.
+        ConfigurationError: they do not have the same test images.
     """
     both = [load_predictions(run, "test") for run in (a, b)]
-    if a.config.data._target_ != b.config.data._target_ or not torch.equal(both[0].labels, both[1].labels):
-        raise ConfigurationError(f"{a} and {b} have not the same test images, so they cannot be compared by them.")
+    ours, theirs = a.test_images, b.test_images
+    if ours != theirs or not torch.equal(both[0].labels, both[1].labels):
+        differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        lines = "".join(f"\n  {key}: {ours.get(key)} | {theirs.get(key)}" for key in differing)
+        raise ConfigurationError(f"{a} and {b} do not have the same test images, so they cannot be compared.{lines}")
     right = [predictions.predicted == predictions.labels for predictions in both]
     only_a, only_b = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
     return {

@@ -18,11 +18,10 @@ from convnets.files import RunFolderError
 from convnets.results.trained_run import TrainedRun
 
 METADATA = ("class_names", "image_size", "num_channels", "run")
-METADATA_IN = {
-    ".onnx": "onnxruntime's session.get_modelmeta().custom_metadata_map",
-    ".pt2": "the extra_files of torch.export.load",
+FILES = {  # and what their metadata are in
+    "onnx": ("model.onnx", "onnxruntime's session.get_modelmeta().custom_metadata_map"),
+    "torch": ("model.pt2", "the extra_files of torch.export.load"),
 }
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 NUM_CHECKED = 100
 BATCHES = ({0: torch.export.Dim("batch")},)  # of any size
 TOLERANCE = 1e-3  # of scores, beside the largest one
@@ -66,7 +65,7 @@ class Exported(NamedTuple):
         return (
             f"{self.path}: images (N, {shape}) of bytes to scores (N, {self.num_classes}); the same classes as the "
             f"run's for {self.num_checked} {self.checked_on}, scores to within {self.difference:.1e}; "
-            f"{', '.join(METADATA)}, as JSON, in {METADATA_IN[self.path.suffix]}"
+            f"{', '.join(METADATA)}, as JSON, in {dict(FILES.values())[self.path.name]}"
         )
 
 
@@ -85,13 +84,14 @@ def export(run: TrainedRun, to: str) -> Exported:
         raise ConfigurationError(f"--to onnx needs {', '.join(missing)}: {installation('onnx')}")
     datamodule = run.build_datamodule()
     try:
-        images, what = _test_images(run), "test images"
-    except (DataUnavailableError, RunFolderError, OSError):
+        dataset, what = run.datamodule.splits["test"], "test images"
+        images = dataset[torch.arange(min(NUM_CHECKED, len(dataset)))][0]
+    except (ConfigurationError, DataUnavailableError, RunFolderError, OSError):
         shape = (NUM_CHECKED, datamodule.num_channels, datamodule.image_size, datamodule.image_size)
         images = torch.randint(256, shape, generator=torch.Generator().manual_seed(0)).byte()
         what = "images of random bytes, as its test images cannot be had"
     model = FromBytes(run.classifier.network, datamodule).eval()
-    path = run.path / f"model{SUFFIXES[to]}"
+    path = run.path / FILES[to][0]
     incoming = path.with_name(f".incoming{path.suffix}")
     facts = {**datamodule.facts(), "run": run.path.resolve().name}
     metadata = {name: json.dumps(facts[name], ensure_ascii=False) for name in METADATA}
@@ -113,11 +113,6 @@ def export(run: TrainedRun, to: str) -> Exported:
     finally:
         incoming.unlink(missing_ok=True)
     return Exported(path, difference, len(images), tuple(images.shape[1:]), expected.shape[1], what)
-
-
-def _test_images(run: TrainedRun) -> Tensor:
-    dataset = run.datamodule.splits["test"]
-    return dataset[torch.arange(min(NUM_CHECKED, len(dataset)))][0]
 
 
 def _write_torch(model: nn.Module, images: Tensor, metadata: dict[str, str], path: Path) -> None:

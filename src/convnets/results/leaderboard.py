@@ -164,8 +164,11 @@ def validation_images(run: Run, metric: str = "val/accuracy") -> str:
     limit = run.values.get(f"trainer.limit_{stage}_batches")
     if limit is not None and not (isinstance(limit, float) and limit == 1):
         text += f", only {limit} batches of {run.values.get('data.batch_size')}"
-    data = run.settings["data"] or run.values.get("data._target_")
-    return text if data == "fashion_mnist" else f"{text} of {data}"
+    which = run.test_images
+    target = which.pop("data._target_", None)
+    data = run.settings["data"] or target
+    details = ", ".join(f"{key.removeprefix('data.')}={value}" for key, value in which.items() if value != data)
+    return text if data == "fashion_mnist" else f"{text} of {data}{details and f' ({details})'}"
 
 
 def swept_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:

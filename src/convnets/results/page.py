@@ -91,8 +91,8 @@ def _closer_look(group: Group, metric: str) -> dict[str, Any]:
 
 def _evaluated(run: TrainedRun) -> list[tuple[str, str]]:
     """The confusion matrix and the surest mistakes on the test images, each with its caption."""
+    names = run.datamodule.class_names  # once the images are read, an evaluation of others is not taken
     evaluation, predictions = load_evaluation(run, "test"), load_predictions(run, "test")
-    names = run.datamodule.class_names
     weakest = min(evaluation["classes"], key=lambda row: row["recall"])
     title = f"{evaluation['accuracy']:.1%} of {evaluation['num_images']:,} test images right"
     matrix = torch.tensor(evaluation["confusion_matrix"]).numpy()

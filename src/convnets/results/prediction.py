@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from torch import Tensor
 from convnets.classifier import Classifier
 from convnets.configuration.rules import ConfigurationError
 from convnets.data import ImageDataModule
+from convnets.data.own_pictures import FORMATS
 from convnets.text import aligned
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 BACKGROUNDS = ("auto", "black", "white")
 NUM_TOP = 3
-CHUNK = 100  # images that the network scores at a time
+CHUNK = 100  # images that are prepared and scored at a time
 # What the axes of an array may be. A channel is none of more than 4, and a side of no fewer than 5 pixels.
 LAYOUTS = {2: ("HW",), 3: ("NHW", "CHW", "HWC"), 4: ("NCHW", "NHWC")}
 CHANNELS = {"CHW": (3, 4)}  # of one channel, it is NHW
@@ -75,9 +76,10 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
 
     A folder without such files is returned itself; `predict` refuses it.
     """
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     found: list[Path] = []
     for path in paths:
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else []
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes) if path.is_dir() else []
         found += inside or [path]
     return found
 
@@ -98,14 +100,29 @@ def predict(
     if background not in BACKGROUNDS:
         raise ConfigurationError(f"background must be one of {', '.join(BACKGROUNDS)}, got {background!r}.")
     shape = datamodule.num_channels, datamodule.image_size, datamodule.image_size
+    separate = _separate(images, shape)
+    answers: list[Prediction | Refusal] = []
+    while some := [*islice(separate, CHUNK)]:
+        answers += _predict(classifier, datamodule, some, shape, background)
+    return answers
+
+
+def _predict(
+    classifier: Classifier,
+    datamodule: ImageDataModule,
+    images: Sequence[Path | Image.Image | NDArray[np.uint8]],
+    shape: tuple[int, int, int],
+    background: str,
+) -> list[Prediction | Refusal]:
+    """Classify so many images as are scored at a time."""
     answers: list[Any] = []
     prepared = []
-    for image in _separate(images, shape):
+    for image in images:
         path = image if isinstance(image, Path) else None
         try:
             pixels, assumed = _prepare(image, shape, datamodule, background)
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            answers.append(Refusal(path, _reason(path, error)))
+        except Exception as error:  # whatever a decoder meets in a damaged file
+            answers.append(Refusal(path, _reason(error)))
             continue
         if assumed is None and background != "auto":
             raise ConfigurationError(
@@ -114,12 +131,11 @@ def predict(
             )
         answers.append((path, assumed))
         prepared.append(torch.from_numpy(pixels))
-    rows: list[list[float]] = []
+    if not prepared:
+        return answers
     with torch.inference_mode():
-        for first in range(0, len(prepared), CHUNK):
-            scores = classifier(torch.stack(prepared[first : first + CHUNK]).to(classifier.device))
-            rows += scores.float().softmax(dim=1).tolist()
-    probabilities = iter(rows)
+        scores = classifier(torch.stack(prepared).to(classifier.device))
+    probabilities = iter(scores.float().softmax(dim=1).tolist())
     for place, answer in enumerate(answers):
         if not isinstance(answer, Refusal):
             named = zip(datamodule.class_names, next(probabilities), strict=True)
@@ -177,23 +193,25 @@ def _prepare(
 ) -> tuple[NDArray[np.uint8], str | None]:
     """The image as the data set has them, bytes (C, H, W), and the background that was taken for a picture's."""
     if isinstance(image, Path):
-        with Image.open(image) as picture:
+        with Image.open(image, formats=FORMATS) as picture:
             return _prepare(picture, shape, datamodule, ground)
     if isinstance(image, np.ndarray):
         if image.shape == shape and ground == "auto":
-            return np.ascontiguousarray(image), None
+            return image.copy(), None  # which may be written, as torch wishes
         image = Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
     return datamodule.prepare_picture(image, ground)
 
 
-def _reason(path: Path | None, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, IsADirectoryError):
         return "there is no picture in it"
     if isinstance(error, UnidentifiedImageError):
-        return "is no picture that can be read"
-    return str(error).rstrip(".")
+        return f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
+    if isinstance(error, (ValueError, Image.DecompressionBombError)) or getattr(error, "errno", None):
+        return str(error).rstrip(".")
+    return f"is damaged: {str(error) or type(error).__name__}"
 
 
 def as_table(answers: Sequence[Prediction | Refusal]) -> str:

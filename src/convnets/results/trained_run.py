@@ -3,19 +3,22 @@
 import functools
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
 from convnets.classifier import Classifier
-from convnets.data import ImageDataModule
+from convnets.data import DataUnavailableError, ImageDataModule
 from convnets.files import RunFolderError
 from convnets.results.prediction import Images, Prediction, Refusal, predict
 from convnets.runs.finding import find_run
+from convnets.runs.images import changed_images
 from convnets.runs.run import Run
 from convnets.runs.sources import changed_sources
 from convnets.training.building import build_classifier, build_datamodule
+from convnets.training.instantiation import refusals_explained
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +32,25 @@ class TrainedRun(Run):
         datamodule.take_facts(self.facts)
         return datamodule
 
+    def images_digest(self) -> str | None:
+        """The digest of the images that were read, or else would be; None where it is not known before."""
+        with suppress(DataUnavailableError):
+            return (vars(self).get("datamodule") or self.build_datamodule()).digest
+        return None
+
     @functools.cached_property
     def datamodule(self) -> ImageDataModule:
         """The run's images, read into memory.
 
         Raises:
+            ConfigurationError: they are damaged, or not as the configuration says.
             RunFolderError: they are of other classes than those that it was trained on.
         """
         datamodule = self.build_datamodule()
         datamodule.prepare_data()
-        datamodule.setup()
-        if changed := self.changed_images(facts := datamodule.facts()):
+        with refusals_explained():
+            datamodule.setup()
+        if changed := changed_images(self.path, facts := datamodule.facts()):
             if facts["class_names"] != self.facts["class_names"]:
                 raise RunFolderError(changed)
             log.warning("%s", changed)

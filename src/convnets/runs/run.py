@@ -27,6 +27,7 @@ from convnets.configuration.content import (
 from convnets.configuration.shell import script
 from convnets.configuration.targets import check_targets, shipped_targets
 from convnets.files import RunFolderError, now, read_json, read_table, removal, shown, typed, write_atomically
+from convnets.runs import images
 from convnets.runs.lock import is_held, locked
 from convnets.runs.sources import RECORD, check_code, record_code
 
@@ -136,6 +137,13 @@ class Run:
         deciding = {key: value for key, value in content(config).items() if key not in NOT_RECIPE}
         return {**{group: choices.get(group) for group in GROUPS}, **deciding}
 
+    @property
+    def test_images(self) -> dict[str, Any]:
+        """The keys that say which images the test split has, with their values."""
+        keys = [f"data.{key}" for key in ("_target_", "set", "split", "dir", "test_share")]
+        keys += ["data.split_seed"] if "data.test_share" in self.settings else []
+        return {key: self.settings[key] for key in keys if key in self.settings}
+
     @functools.cached_property
     def changes(self) -> list[str]:
         """The dotted keys that were set otherwise than the choices of groups have them."""
@@ -155,18 +163,8 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The content of data.json: what its images are; empty in a run from before there was such a file."""
-        return self._read("data.json")
-
-    def save_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write data.json."""
-        write_atomically(self.path / "data.json", json.dumps(facts, indent=2) + "\n")
-
-    def changed_images(self, facts: Mapping[str, Any]) -> str:
-        """How the images differ from those that the run began with, in words; empty where they are the same."""
-        keys = [key for key in ("class_names", "num_images", "digest") if self.facts and facts[key] != self.facts[key]]
-        found = ", ".join(f"{key} was {self.facts[key]} and is {facts[key]}" for key in keys)
-        return found and f"The images of {self} have changed since it began: {found}."
+        """The content of data.json, see `convnets.runs.images`; empty in a run from before there was such a file."""
+        return self._read(images.RECORD)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from convnets.callbacks import NonFiniteLossError, check_fits, newest_checkpoint
 from convnets.classifier import Classifier
-from convnets.data import ImageDataModule
-from convnets.files import RunFolderError, removal
+from convnets.data import DataUnavailableError, ImageDataModule
+from convnets.files import removal
 from convnets.memory import reset_device_peak
+from convnets.runs.images import check_images, record_images
 from convnets.runs.run import Run
 from convnets.training.building import build_classifier, build_datamodule, build_trainer, start_from_pretrained
 from convnets.training.checks import load_and_check_images
@@ -36,7 +38,8 @@ def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]
         extra_callbacks: they must not change the training.
 
     Raises:
-        RunFolderError: the folder holds something else, another process holds it, or it cannot be written.
+        RunFolderError: the folder holds something else or a run on images that have changed, another process holds it,
+            or it cannot be written.
         ConfigurationError: the parts do not fit together, such as an image too small for the network.
         CheckpointError: the run cannot resume from its checkpoint.
         DataUnavailableError: the images cannot be found.
@@ -52,6 +55,11 @@ def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]
             return _train_beside(config, run, extra_callbacks)
         with logging_to(), run.locked():
             if result := run.finished_result(plain):
+                with suppress(DataUnavailableError):  # a finished run needs no images
+                    datamodule = build_datamodule(config)
+                    if datamodule.digest is not None:  # which the names and times of files tell
+                        now = {"class_names": datamodule.class_names, "digest": datamodule.digest}
+                        check_images(run.path, {**run.facts, **now})
                 run.finish(result, config.checkpoint.keep)
                 log.info(
                     "This configuration has been trained already: nothing was done. To repeat it: %s", removal(run.path)
@@ -69,14 +77,13 @@ def _start_or_resume(
     trainer, datamodule, classifier = _build(config, run, epochs_done, checkpoint is not None, extra_callbacks)
     load_and_check_images(config, datamodule, trainer, classifier)
     if path is not None and checkpoint is not None:
-        if changed := run.changed_images(datamodule.facts()):
-            raise RunFolderError(f"{changed} Bring them back, or train anew: {removal(run.path)}")
+        check_images(run.path, datamodule.facts())
         check_fits(checkpoint, classifier, trainer.world_size, path)
         trainer.ckpt_path = path
     else:
         start_from_pretrained(config, classifier, datamodule)
     run.start(plain, epochs_done)  # not earlier: a training that is refused above must not occupy the folder
-    run.save_facts(datamodule.facts())
+    record_images(run.path, datamodule.facts())
     _wait_for_new_second(run)
     with (run.path / "train.log").open("a") as file, logging_to(file):
         log.info("%s", describe_training(config, datamodule, classifier))
