@@ -1,4 +1,4 @@
-"""Let a trained run name what is in pictures: PNG and JPEG files of any size and mode, and folders of them."""
+"""Let a trained run name what is in pictures: pictures (JPEG, PNG, WebP, BMP, TIFF, GIF, PPM) of any size and mode, and folders of them."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ def _path(text: str) -> Path:
 
 command = Command(__doc__)
 command.add_run()
-command.add_argument("images", metavar="IMAGE", nargs="+", type=_path, help="a file, or a folder of PNG and JPEG files")
+command.add_argument("images", metavar="IMAGE", nargs="+", type=_path, help="a file, or a folder of pictures (JPEG, PNG, WebP, BMP, TIFF, GIF, PPM)")
 command.add_argument(
     "--background",
     choices=("auto", "black", "white"),
