@@ -69,8 +69,8 @@ def fits(small):
 
     def fits(network, *overrides):
         config = small(*overrides)
-        for key in ("activation", "padding_mode"):
-            config.model.pop(key, None)
+        for key in {*config.model} - {"name", "lr", "image_size"}:
+            del config.model[key]
         config.model._target_ = f"{__name__}.{network.__name__}"
         return config
 
