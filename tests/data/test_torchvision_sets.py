@@ -152,7 +152,7 @@ def test_svhn_is_read_with_scipy(tmp_path, monkeypatch):
 
 def test_svhn_without_scipy_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("convnets.data.torchvision_sets.find_spec", lambda name: None)
-    with pytest.raises(DataUnavailableError, match="needs the extra `svhn`: .* -m pip install scipy$"):
+    with pytest.raises(DataUnavailableError, match=r"needs the extra `svhn`: .* -m pip install scipy$"):
         read("svhn", tmp_path)
 
 
