@@ -14,6 +14,7 @@ from convnets.data import DataUnavailableError, ImageFolderDataModule
 from convnets.data.own_pictures import fill_square
 from convnets.results.evaluation import evaluate
 from convnets.results.export import export
+from convnets.results.prediction import find_pictures
 from convnets.results.trained_run import load_run
 from convnets.training.train import train
 

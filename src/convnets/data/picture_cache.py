@@ -20,9 +20,9 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,10 +153,13 @@ class PictureCache:
             "1 process" if num_processes == 1 else f"{num_processes} processes", self.path, size(self.num_bytes),
         )  # fmt: skip
         started = time.monotonic()
-        with replacing(self.path / "images") as file, _bar(len(self.files)) as advance:
+        console = Console(soft_wrap=True)
+        bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        task = bar.add_task("decoding", total=len(self.files))
+        with replacing(self.path / "images") as file, bar:
             os.posix_fallocate(file.fileno(), 0, self.num_bytes)
             paths = [str(self.folder / name) for name, *_ in self.files]
-            bad = _decode(paths, Path(file.name), self.shape, num_processes, advance)
+            bad = _decode(paths, Path(file.name), self.shape, num_processes, lambda: bar.advance(task))
         # Of the same folder, at the same size: files that were there before, or another Pillow.
         source = {"folder": str(self.folder), "image_shape": [*self.shape[1:]]}
         bad_files = {self.files[row].name: reason for row, reason in sorted(bad.items())}
@@ -173,15 +176,6 @@ class PictureCache:
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[], None]]:
-    """A bar where there is a terminal; what is yielded moves it."""
-    console = Console(soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("decoding", total=total)
-        yield lambda: bar.advance(task)
 
 
 def _decode(
