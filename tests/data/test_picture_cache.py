@@ -64,7 +64,8 @@ def test_pictures_of_any_size_and_mode_are_what_pillow_makes_of_them(
         return
     image = decode(str(path), SIZE, num_channels)
     if max(width, height) > 20 * min(width, height):
-        assert image == f"of {width:,} x {height:,} pixels its middle square would show less than a twentieth"
+        sides = {f"{width} x {height}", f"{height} x {width}"}  # Pillow turns a TIFF before it tells its size
+        assert image in {f"of {side} pixels its middle square would show less than a twentieth" for side in sides}
         return
     with Image.open(path) as opened:
         upright = ImageOps.exif_transpose(opened)
