@@ -67,7 +67,7 @@ def test_validation_equals_the_mean_over_all_images():
     trainer.validate(classifier, datamodule=datamodule, verbose=False)
     split = datamodule.splits["val"]
     with torch.inference_mode():
-        scores = classifier.network(split.images.float() / 255)
+        scores = classifier.network(split.stored.float() / 255)
     assert classifier.metrics("val")["val/loss"] == pytest.approx(
         F.cross_entropy(scores, split.labels).item(), abs=1e-5
     )

@@ -1,8 +1,10 @@
 """Files that are whole or not there, JSON, and paths as a user types them."""
 
 import csv
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shlex
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()  # on a full disk, the space is needed
         raise
@@ -31,6 +35,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)  # the new name, too
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder, once no other process does: files are brought or made by one at a time."""
+    with (folder / ".lock").open("a") as file:  # whatever a file of that name holds, it keeps
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s is being filled by another process: waiting for it", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when its holder dies
+        yield
 
 
 def file_digest(path: Path) -> str:

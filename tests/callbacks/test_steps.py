@@ -57,7 +57,7 @@ class PairsDataModule(FashionMNISTSampleDataModule):
 
     def train_dataloader(self):
         images = self.splits["train"]
-        pairs = [(images.images[start : start + 100], images.labels[start : start + 100]) for start in (0, 100, 200)]
+        pairs = [(images.stored[start : start + 100], images.labels[start : start + 100]) for start in (0, 100, 200)]
         return DataLoader(pairs, batch_size=None)
 
     val_dataloader = train_dataloader

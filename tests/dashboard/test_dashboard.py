@@ -171,7 +171,7 @@ def test_the_projector_shows_test_images_in_the_last_layers_space(run):
     lines = (folder / "tensors.tsv").read_text().splitlines()
     units = torch.tensor([[float(number) for number in line.split()] for line in lines])
     dataset = run.datamodule.splits["test"]
-    expected = run.datamodule.to_network_input(dataset.images)
+    expected = run.datamodule.to_network_input(dataset.stored)
     with torch.no_grad():
         for layer in [*run.classifier.network][:-1]:
             expected = layer(expected)
@@ -185,7 +185,7 @@ def test_the_projector_shows_test_images_in_the_last_layers_space(run):
     with Image.open(folder / "sprite.png") as sprite:
         assert sprite.size == (15 * 28, 15 * 28)  # of 200
         third = np.asarray(sprite)[:28, 2 * 28 : 3 * 28, 0].astype(int)
-    assert abs(third - dataset.images[2, 0].numpy()).max() <= 1
+    assert abs(third - dataset.stored[2, 0].numpy()).max() <= 1
 
 
 def test_a_network_that_cannot_be_traced_has_its_layers_as_text(shown, tmp_path, monkeypatch, caplog, capsys):
@@ -221,13 +221,14 @@ def test_pictures_show_what_was_validated(shown, tmp_path, monkeypatch):
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     held_out = run.datamodule.splits["val"]
+    images, _ = held_out[torch.arange(300)]
     for shot, row in zip(shots, rows, strict=True):
         assert shot.confusion.sum(1).tolist() == held_out.labels.bincount(minlength=10).tolist()
         assert np.trace(shot.confusion) / 300 == pytest.approx(float(row["val/accuracy"]))
         assert (shot.mistakes.scores.argmax(1) != shot.mistakes.labels).all()
         assert len(shot.probed.labels) == 90
     assert np.array_equal(shots[0].probed.images, shots[1].probed.images)
-    labels = {image.numpy().tobytes(): label for image, label in zip(held_out.images, held_out.labels, strict=True)}
+    labels = {image.numpy().tobytes(): label for image, label in zip(images, held_out.labels, strict=True)}
     for some in (shots[0].probed, shots[0].mistakes):
         assert [labels[image.tobytes()] for image in some.images] == some.labels.tolist()
     best = shots[run.result["weights_of_epoch"] - 1]
@@ -241,7 +242,7 @@ def test_pictures_show_what_was_validated(shown, tmp_path, monkeypatch):
     assert drawn["confusion"].get_suptitle().startswith(accuracy)
     told = [text.get_text() for text in drawn["mistakes"].axes[0].texts]
     with torch.no_grad():
-        shares = run.classifier(run.datamodule.to_network_input(held_out.images)).softmax(1)
+        shares = run.classifier(run.datamodule.to_network_input(images)).softmax(1)
     wrong = [
         (share.max().item(), f"{NAMES[share.argmax()]} {share.max():.0%}\nis {NAMES[label]}")
         for share, label in zip(shares, held_out.labels, strict=True)

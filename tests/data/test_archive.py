@@ -255,11 +255,9 @@ def test_mirrors_are_asked_through_torchvision(tmp_path, monkeypatch):
     resources = [(path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in served.iterdir()]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        local = (
-            f"FashionMNIST.mirrors = ['http://127.0.0.1:{server.server_port}/']; FashionMNIST.resources = {resources}\n"
-        )
-        program = archive.TORCHVISION_DOWNLOAD.replace("FashionMNIST(", f"{local}FashionMNIST(")
-        monkeypatch.setattr(archive, "TORCHVISION_DOWNLOAD", program)
+        mirrors = [f"http://127.0.0.1:{server.server_port}/"]
+        local = f"kind = datasets.FashionMNIST; kind.mirrors, kind.resources = {mirrors}, {resources}"
+        monkeypatch.setattr(archive, "TORCHVISION", f"{archive.TORCHVISION}; {local}")
         only = {"the official mirrors": archive.SOURCES["the official mirrors"]}
         monkeypatch.setattr(archive, "SOURCES", only)
         ensure_files(tmp_path / "data", CHECKSUMS)

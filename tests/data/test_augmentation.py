@@ -167,5 +167,5 @@ def test_names_and_defaults_are_known_to_the_rules():
         assert rules.RULES["data.augment"].allows(given)
     for wrong in (["erase", "erase"], ["none"], ["flip"], "flip", 5, None):
         assert not rules.RULES["data.augment"].allows(wrong)
-    with pytest.raises(ValueError, match=r"data\.mix must be none, or of mixup, cutmix, got 'mixmax'\."):
+    with pytest.raises(ValueError, match=r"data\.mix must be none, mixup or cutmix, got 'mixmax'\."):
         FashionMNISTSampleDataModule(mix="mixmax")

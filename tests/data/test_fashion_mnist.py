@@ -14,7 +14,7 @@ def sample(**options):
 def test_sample_is_balanced_and_real():
     datamodule = sample()
     for split, per_class in (("train", 100), ("test", 20)):
-        images, labels = datamodule.splits[split].images, datamodule.splits[split].labels
+        images, labels = datamodule.splits[split].stored, datamodule.splits[split].labels
         assert labels.bincount().tolist() == [per_class] * 10
         assert images.shape == (10 * per_class, 1, 28, 28)
         assert images.dtype == torch.uint8
@@ -38,7 +38,7 @@ def test_without_a_holdout_all_images_train_and_the_test_split_validates():
 def test_a_holdout_is_taken_from_the_training_images():
     datamodule = sample(holdout=200)
     rows = {
-        split: {tuple(image.flatten().tolist()) for image in dataset.images}
+        split: {tuple(image.flatten().tolist()) for image in dataset[torch.arange(len(dataset))][0]}
         for split, dataset in datamodule.splits.items()
     }
     assert (len(rows["train"]), len(rows["val"]), len(rows["test"])) == (800, 200, 200)
@@ -54,7 +54,7 @@ def test_a_holdout_of_everything_is_refused():
 
 
 def test_an_unknown_augmentation_is_refused():
-    with pytest.raises(ValueError, match=r"data\.augment must be none, or of shift_flip, crop_flip, .*, got 'flip'"):
+    with pytest.raises(ValueError, match=r"data\.augment must be none, shift_flip, crop_flip, .* or color, got 'flip'"):
         FashionMNISTSampleDataModule(augment="flip")
 
 

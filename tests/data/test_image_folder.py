@@ -1,13 +1,22 @@
 import os
 import re
+import shlex
 import shutil
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from PIL import Image
+from support.breaking import EACH_STEP, KEPT, pull_the_plug, train_through
 
 from convnets.data import DataUnavailableError, ImageFolderDataModule
 from convnets.data.own_pictures import fill_square
+from convnets.results.evaluation import evaluate
+from convnets.results.export import export
+from convnets.results.prediction import find_pictures
+from convnets.results.trained_run import load_run
+from convnets.training.train import train
 
 CLASSES = {"Äpfel & Birnen": (200, 30, 40), "バナナ": (240, 210, 40), "lime #1": (60, 190, 50)}
 
@@ -39,9 +48,8 @@ def photos(tmp_path):
 
 
 def numbers(dataset):
-    return sorted(
-        (int(label), int(image[2, 0, 0])) for image, label in zip(dataset.images, dataset.labels, strict=True)
-    )
+    images, labels = dataset[torch.arange(len(dataset))]
+    return sorted((int(label), int(image[2, 0, 0])) for image, label in zip(images, labels, strict=True))
 
 
 def refusal(read, *arguments, **options):
@@ -94,12 +102,12 @@ def test_a_picture_is_prepared_as_those_of_the_folder(photos, read):
     with Image.open(next((photos / "lime #1").iterdir())) as picture:
         image, background = datamodule.prepare_picture(picture)
     assert background is None
-    assert any((image == other.numpy()).all() for part in datamodule.splits.values() for other in part.images)
+    assert any((image == other.numpy()).all() for other in datamodule.splits["train"].stored)
     assert (image == fill_square(picture, 8, 3)).all()
 
 
 def test_what_programs_leave_is_passed_over_and_other_files_are_named(photos, read, caplog):
-    for name in (".DS_Store", "Thumbs.db", "lime #1/.DS_Store", "lime #1/Thumbs.db"):
+    for name in (".DS_Store", "Thumbs.db", "lime #1/.DS_Store", "lime #1/Thumbs.db", "lime #1/._bild 0.png"):
         (photos / name).write_bytes(b"\0")
     (photos / ".ipynb_checkpoints").mkdir()
     assert len(read().splits["train"]) == 24
@@ -130,12 +138,40 @@ def test_files_at_any_depth_and_links_to_folders_count(photos, read, tmp_path):
         (lambda photos: (photos / "lime #1/gone.png").symlink_to("away"), "gone.png links to nothing: take it out"),
         (lambda photos: (photos / "lime #1/self").symlink_to("self"), "self links to nothing: take"),
         (lambda photos: os.mkfifo(photos / "lime #1/pipe"), "pipe is neither a file nor a folder"),
-        (lambda photos: fill(photos, 1, ["one"]), "the test split of: one. Add pictures, or set data"),
+        (lambda photos: fill(photos, 1, ["one"]), "the test split of: one. Add pictures, or choose another data.h"),
+        (lambda photos: fill(photos, 1, ["train"]), "neither test nor val. The pictures"),
     ],
 )  # fmt: skip
 def test_another_folder_is_refused_in_words(photos, read, make, words):
     make(photos)
     assert words in refusal(read)
+
+
+def test_a_folder_to_be_set_instead_can_be_typed_as_it_stands(tmp_path, read):
+    folder = fill(tmp_path / 'my "own" photos' / "it's")
+    words = shlex.split(refusal(read, folder.parent).partition(" If these lie deeper: ")[2])
+    assert OverridesParser.create().parse_override(*words).value() == str(folder)
+
+
+def test_a_holdout_leaves_every_class_a_training_picture(tmp_path, read):
+    fill(tmp_path / "my photos", 5)
+    assert read(holdout=6).splits["train"].labels.bincount().tolist() == [2] * 3
+    assert "has no picture for the train split of: " in refusal(read, holdout=10)
+
+
+def test_a_folder_that_changes_before_another_process_reads_it_is_refused(photos, tmp_path):
+    (photos / "lime #1/bild 0.png").touch()
+    other = ImageFolderDataModule(photos, stored_size=8, cache_dir=tmp_path / "cache")
+    with pytest.raises(DataUnavailableError, match=r"my photos changed after its pictures were decoded: start again\."):
+        other.setup()
+
+
+def test_names_of_any_bytes_stay_apart(photos, read, caplog):
+    names = [os.fsdecode(name) for name in (b"\xe9", b"\xe8")]
+    fill(photos, classes=names)
+    (photos / names[0] / names[1]).write_text("no picture")
+    assert read(bad_files="skip").class_names[-2:] == ("\\xe8", "\\xe9")
+    assert "  \\xe9/\\xe8: is no JPEG" in caplog.text
 
 
 def test_classes_that_differ_between_splits_are_named(tmp_path, read):
@@ -168,8 +204,9 @@ def test_a_class_whose_files_are_all_bad_is_refused(photos, read):
 
 
 def test_a_changed_folder_has_another_digest(photos, read):
+    listed = ImageFolderDataModule(photos, stored_size=8).digest
     before = read().digest
-    assert read().digest == before
+    assert read().digest == before == listed
     path = photos / "lime #1/bild 1.png"
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     touched = read().digest
@@ -179,3 +216,26 @@ def test_a_changed_folder_has_another_digest(photos, read):
     later.take_facts({"class_names": ["remembered"], "num_channels": 3, "image_size": 8, "mean": None, "std": None})
     shutil.rmtree(photos)
     assert later.num_classes == 1
+
+
+def test_a_run_on_a_folder_resumes_to_the_same_bits_and_is_used_without_it(photos, compose, tmp_path):
+    quick = ("trainer=cpu", "callbacks=none", "logger=none", "trainer.max_epochs=2", "data.batch_size=8", EACH_STEP)
+    config = compose("data=image_folder", *quick, KEPT, "data.stored_size=28", "data.holdout=6", "data.augment=erase")
+    OmegaConf.update(config, "data.dir", str(photos))
+    OmegaConf.update(config, "data.cache_dir", str(tmp_path / "cache"))
+    result = train(config, tmp_path / "run")
+    train_through(config, tmp_path / "resumed", {3: pull_the_plug})
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("run", "resumed")]
+    assert weights[0] == weights[1]
+    run = load_run(tmp_path / "run")
+    assert evaluate(run)["accuracy"] == result["metrics"]["test/accuracy"]
+    pictures = find_pictures([fill(tmp_path / "others", 2)])
+    before = run.predict(pictures)
+    assert len(before) == 6
+    shutil.rmtree(photos), shutil.rmtree(tmp_path / "cache")
+    later = load_run(tmp_path / "run")
+    assert later.predict(pictures) == before
+    program = torch.export.load(export(later, "torch").path).module()
+    images = torch.stack([torch.from_numpy(fill_square(Image.open(path), 28, 3)) for path in pictures])
+    shares = program(images).softmax(dim=1).max(dim=1).values
+    assert shares.tolist() == pytest.approx([one.probability for one in before])

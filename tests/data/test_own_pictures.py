@@ -117,6 +117,8 @@ def test_pictures_of_every_mode_give_grey_or_rgb(mode):
 def test_sixteen_bits_are_scaled_to_eight():
     deep = Image.fromarray(np.full((40, 40), 51400, np.uint16))
     assert (fill_square(deep, 32, 3) == 200).all()
+    for value in (255, 256):  # whatever the brightest pixel is
+        assert (fill_square(Image.fromarray(np.full((40, 40), value, np.uint16)), 32, 3) == 1).all()
 
 
 def test_transparent_parts_are_white():

@@ -19,7 +19,7 @@ def test_an_exported_program_gives_the_runs_scores_from_bytes(small, tmp_path, t
     run = Run(tmp_path / "run")
     exported = export(run, to)
     path = exported.path
-    images = run.datamodule.splits["train"].images[:37]  # of another number than it was exported with
+    images = run.datamodule.splits["train"].stored[:37]  # of another number than it was exported with
     with torch.inference_mode():
         expected = run.classifier(run.datamodule.to_network_input(images)).numpy()
     if to == "onnx":

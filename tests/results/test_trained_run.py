@@ -53,7 +53,7 @@ def run(fruit, tmp_path_factory):
 
 
 def test_a_run_says_what_images_it_was_trained_on(run):
-    scaled = run.datamodule.splits["train"].images.numpy() / 255
+    scaled = run.datamodule.splits["train"].stored.numpy() / 255
     assert json.loads((run.path / "data.json").read_text()) == {
         "name": "fruit",
         "class_names": ["apple", "banana", "lime"],

@@ -145,7 +145,7 @@ def test_images_lie_on_a_gpu_that_has_room(monkeypatch):
     gpu = torch.device("cuda", 0)
     moved = {}
     monkeypatch.setattr(ImageBatches, "to", lambda self, device: moved.setdefault(id(self), ("moved", device)))
-    train_bytes = datamodule.splits["train"].images.nbytes
+    train_bytes = datamodule.splits["train"].stored.nbytes
     for free, expected in ((4 * train_bytes - 1, datamodule.splits["train"]), (4 * train_bytes, ("moved", gpu))):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
         assert datamodule._resident_on(gpu, "train") is expected or datamodule._resident_on(gpu, "train") == expected

@@ -1,6 +1,5 @@
 """Find, download, verify and read the four files of Fashion-MNIST."""
 
-import fcntl
 import gzip
 import hashlib
 import logging
@@ -13,12 +12,15 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from convnets.files import locked
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +37,14 @@ FASHION_MNIST_SHA256 = {
 }
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 STALL_SECONDS = 20.0
-TORCHVISION_DOWNLOAD = """import sys; from torchvision.datasets import FashionMNIST
-FashionMNIST(sys.argv[1], download=True)"""
+TORCHVISION = "from torchvision import datasets"
 INCOMING = ".convnets-incoming-"  # folders that files are fetched into
 
 Checksums = Mapping[str, str]
 
 
 class DataUnavailableError(RuntimeError):
-    """No source had the data; the text lists the sources that were tried, and what to do."""
+    """The images cannot be had, or not all of them; the text says why, and what to do."""
 
 
 class SourceError(Exception):
@@ -106,16 +107,13 @@ def _description(path: Path, name: str) -> str:
 
 
 def _fetch_missing(data_dir: Path, checksums: Checksums) -> None:
-    for left_over in data_dir.glob(f"{INCOMING}*"):  # left by a killed process: only this one holds the lock
-        shutil.rmtree(left_over)
     missing = [name for name, digest in checksums.items() if not _is_intact(data_dir / name, digest)]
     attempts: list[str] = []
     for source, fetch in SOURCES.items():
         if not missing:  # another process brought them while this one waited for the lock, or the source just did
             return
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=INCOMING) as folder:
-            incoming = Path(folder)
+        with incoming_folder(data_dir) as incoming:
             try:
                 found = fetch(data_dir, incoming)
                 missing = [n for n in missing if not _install(found, incoming, data_dir / n, checksums[n])]
@@ -142,7 +140,7 @@ def _in_system_dir(data_dir: Path, incoming: Path) -> Path:
 
 
 def _from_mirrors(data_dir: Path, incoming: Path) -> Path:
-    run_watched([sys.executable, "-c", TORCHVISION_DOWNLOAD, str(incoming)], incoming)
+    download_with_torchvision("FashionMNIST", [{}], incoming)
     return incoming / "FashionMNIST" / "raw"
 
 
@@ -174,6 +172,25 @@ SOURCES: dict[str, Callable[[Path, Path], Path]] = {
     "the official mirrors": _from_mirrors,
     "Debian's archive": _from_debian,
 }
+
+
+@contextmanager
+def incoming_folder(data_dir: Path) -> Iterator[Path]:
+    """An empty folder in `data_dir`, which this process has locked: what a killed one left there is removed."""
+    for left_over in data_dir.glob(f"{INCOMING}*"):
+        shutil.rmtree(left_over)
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix=INCOMING) as folder:
+        yield Path(folder)
+
+
+def download_with_torchvision(kind: str, options: Iterable[Mapping[str, Any]], folder: Path) -> None:
+    """Have torchvision's class of that name download into the folder, once with each of the options.
+
+    Raises:
+        SourceError: see `run_watched`.
+    """
+    calls = [f"datasets.{kind}('.', download=True, **{dict(some)})" for some in options]
+    run_watched([sys.executable, "-c", "\n".join([TORCHVISION, *calls])], folder)
 
 
 def run_watched(command: list[str], folder: Path, stall_seconds: float = STALL_SECONDS) -> None:
@@ -255,18 +272,6 @@ def _is_intact(path: Path, digest: str) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == digest
     except (FileNotFoundError, NotADirectoryError):
         return False
-
-
-@contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
-    """Hold the folder, once no other process does: files are brought or made by one at a time."""
-    with (data_dir / ".lock").open("a") as file:  # whatever a file of that name holds, it keeps
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s is being filled by another process: waiting for it", data_dir)
-            fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when its holder dies
-        yield
 
 
 def read_idx(path: Path) -> Tensor:

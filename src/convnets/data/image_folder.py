@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -9,10 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from convnets.data.archive import DataUnavailableError
-from convnets.data.images import ImageDataModule
+from convnets.data.images import ImageDataModule, chosen
 from convnets.data.picture_cache import PictureCache, PictureFile
 from convnets.data.sampling import ImageBatches, stratified_split
 from convnets.text import count
@@ -20,9 +20,8 @@ from convnets.text import count
 log = logging.getLogger(__name__)
 
 LAYOUTS = "The pictures must lie in DIR/CLASS/, or in DIR/train/CLASS/ and DIR/test/CLASS/ (or DIR/val/CLASS/)."
-# What programs leave in folders, and nobody takes for a picture or a class.
-IGNORED = {".DS_Store", "Thumbs.db", "desktop.ini", ".directory", ".gitkeep", ".gitignore", ".git"}
-IGNORED |= {".ipynb_checkpoints", "__MACOSX", "@eaDir"}
+# What programs leave in folders, beside names that start with a dot, and nobody takes for a picture or a class.
+IGNORED = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}
 MOST_NAMED = 5  # files or classes in a message
 
 
@@ -66,7 +65,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.dir = self.dir.absolute()
         self.name = self.dir.name
         self.image_size = stored_size
-        self.num_channels = channels
+        self.num_channels = chosen("channels", channels, {1: 1, 3: 3})
         self.bad_files = bad_files
         self.test_share = test_share
         self.cache_dir = Path(cache_dir).expanduser().absolute()
@@ -86,6 +85,11 @@ class ImageFolderDataModule(ImageDataModule):
         """Where the pictures lie decoded, or will."""
         return PictureCache(self.cache_dir, self.dir, self.listing.files, self.image_size, self.num_channels)
 
+    @property
+    def digest(self) -> str:  # type: ignore[override]
+        """Of the folder's listing, and of how the pictures are stored; nothing need be decoded."""
+        return self.cache.digest
+
     def prepare_data(self) -> None:
         """Decode what is not decoded yet; on one process of each machine.
 
@@ -95,43 +99,41 @@ class ImageFolderDataModule(ImageDataModule):
         if self.splits:
             return
         self.class_names = self.listing.class_names
-        self.digest = self.cache.digest
         self.cache.fill()
         bad = self.cache.bad_files() or {}
-        lines = [f"  {name}: {reason}" for name, reason in [*bad.items()][:MOST_NAMED]]
+        lines = [f"  {_readable(name)}: {reason}" for name, reason in [*bad.items()][:MOST_NAMED]]
         lines += [f"  and {len(bad) - MOST_NAMED:,} more"] if len(bad) > MOST_NAMED else []
-        whole = f"{len(bad):,} of {count(len(self.listing.files), 'file')} of {self.dir} cannot be decoded"
+        headline = f"{len(bad):,} of {count(len(self.listing.files), 'file')} of {self.dir} cannot be decoded"
         if bad and self.bad_files == "refuse":
             way_out = "Take them out of the folder, or leave them out of the training with data.bad_files=skip."
-            raise DataUnavailableError("\n".join([f"{whole}:", *lines, way_out]))
+            raise DataUnavailableError("\n".join([f"{headline}:", *lines, way_out]))
         if bad:
-            log.warning("%s", "\n".join([f"{whole}, and are skipped:", *lines]))
+            log.warning("%s", "\n".join([f"{headline}, and are skipped:", *lines]))
 
     def read_splits(self) -> dict[str, ImageBatches]:
         """Map the decoded pictures into memory.
 
         Raises:
-            ValueError: a class is left without a training picture, or `holdout` is not the number of those in val.
+            DataUnavailableError: the folder is not as it was when `prepare_data` decoded it.
+            ValueError: `holdout` is not the number of the pictures in val.
         """
         _, files, splits, labels = self.listing
         bad = self.cache.bad_files()
-        assert bad is not None, "prepare_data decodes first"
+        if bad is None:
+            raise DataUnavailableError(f"{self.dir} changed after its pictures were decoded: start again.")
         mapped = self.cache.open()
         everything = ImageBatches(mapped.images, torch.tensor(labels), after_reading=mapped.note_reading)
         good = torch.tensor([file.name not in bad for file in files])
         rows = {
-            split: (good & torch.tensor([of == split for of in splits])).nonzero().squeeze(1)
+            split: (good & torch.tensor([name == split for name in splits])).nonzero().squeeze(1)
             for split in dict.fromkeys(splits)
         }
-        if "all" in rows:
-            rows = self._divided(rows["all"], everything.labels)
         found = {split: everything.part(numbers) for split, numbers in rows.items()}
-        for split, part in found.items():
-            if missing := _missing(part.labels, self.class_names):
-                raise ValueError(
-                    f"{self.dir} has no picture for the {split} split of: {_some(missing)}. Add pictures"
-                    + (", or set data.test_share to another share." if set(splits) == {"all"} else ".")
-                )
+        if "all" in found:
+            undivided = found["all"]
+            num_tested = max(round(self.test_share * len(undivided)), 1)
+            train, test = stratified_split(undivided.labels, num_tested, self.split_seed)
+            found = {"train": undivided.part(train), "test": undivided.part(test)}
         if "val" in found and self.holdout != len(found["val"]):
             raise ValueError(
                 f"{self.dir} has {len(found['val']):,} pictures in val: set data.holdout={len(found['val'])} to "
@@ -139,9 +141,21 @@ class ImageFolderDataModule(ImageDataModule):
             )
         return found
 
-    def _divided(self, rows: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        train, test = stratified_split(labels[rows], max(round(self.test_share * len(rows)), 1), self.split_seed)
-        return {"train": rows[train], "test": rows[test]}
+    def _split(self) -> dict[str, ImageBatches]:
+        """Hold some out.
+
+        Raises:
+            ValueError: a class is left without a picture in some split.
+        """
+        splits = super()._split()
+        for split in ("train", "test", "val"):
+            counts = splits[split].labels.bincount(minlength=self.num_classes).tolist()
+            if missing := [name for name, number in zip(self.class_names, counts, strict=True) if number == 0]:
+                raise ValueError(
+                    f"{self.dir} has no picture for the {split} split of: {_some(missing)}. Add pictures, or choose "
+                    "another data.holdout, or data.test_share where the folder has no split of its own."
+                )
+        return splits
 
 
 def list_pictures(folder: Path) -> Listing:
@@ -180,8 +194,8 @@ def _split_dirs(folder: Path) -> dict[str, Path]:
     others = [name for name in ("val", "test") if name in inside]
     if not others:
         raise DataUnavailableError(
-            f"{folder} has train, but neither test nor val. {LAYOUTS} To have a share of its pictures as test split: "
-            f"data.dir={folder / 'train'}"
+            f"{folder} has train, but neither test nor val. {LAYOUTS} No class may be called train. To have a share "
+            f"of the pictures in train as test split: {_setting(folder / 'train')}"
         )
     if unused := [name for name in inside if name not in ("train", *others)]:
         log.warning("%s: beside train and %s, and not used: %s", folder, " and ".join(others), _some(unused))
@@ -197,15 +211,21 @@ def _check_classes(folder: Path, class_names: tuple[str, ...], classes: Mapping[
                 "folder for every class."
             )
     if len(class_names) < 2:
-        what = f"one class only, {class_names[0]}" if class_names else "no folders of classes in it"
-        nested = f" If these lie deeper: data.dir={folder / class_names[0]}" if class_names else ""
+        what = f"one class only, {_readable(class_names[0])}" if class_names else "no folders of classes in it"
+        nested = f" If these lie deeper: {_setting(folder / class_names[0])}" if class_names else ""
         raise DataUnavailableError(f"{folder} has {what}. {LAYOUTS}{nested}")
+
+
+def _setting(folder: Path) -> str:
+    """The folder as data.dir, as the shell takes it and then Hydra's grammar."""
+    escaped = str(folder).replace('"', r"\"")
+    return shlex.quote(f'data.dir="{escaped}"')
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if entry.name not in IGNORED]
+            return [entry for entry in entries if entry.name not in IGNORED and not entry.name.startswith(".")]
     except OSError as error:
         raise DataUnavailableError(f"{folder} cannot be read: {error.strerror}.") from error
 
@@ -239,11 +259,6 @@ def _files(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[Path, int, in
         yield Path(entry.path), status.st_size, status.st_mtime_ns
 
 
-def _missing(labels: Tensor, class_names: tuple[str, ...]) -> list[str]:
-    counts = labels.bincount(minlength=len(class_names)).tolist()
-    return [name for name, number in zip(class_names, counts, strict=True) if number == 0]
-
-
 def _some(names: list[str]) -> str:
     rest = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
     return ", ".join(sorted(map(_readable, names))[:MOST_NAMED]) + rest
@@ -251,4 +266,4 @@ def _some(names: list[str]) -> str:
 
 def _readable(name: str) -> str:
     """A name of any bytes as text that can be written."""
-    return os.fsencode(name).decode(errors="replace")
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -74,17 +74,16 @@ class ImageDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         names = [augment] if isinstance(augment, str) else augment
-        self.augmentations = {name: _choice("augment", name, AUGMENTATIONS) for name in names if name != "none"}
-        self.mixing = None if mix == "none" else _choice("mix", mix, MIXES)
-        if normalize not in ("none", "standard"):
-            raise ValueError(f"data.normalize must be none or standard, got {normalize!r}.")
+        choices = {"none": None, **AUGMENTATIONS}
+        self.augmentations = {name: change for name in names if (change := chosen("augment", name, choices))}
+        self.mixing = chosen("mix", mix, {"none": None, **MIXES})
+        self.is_normalized = chosen("normalize", normalize, {"none": False, "standard": True})
         self.dir = Path(dir).expanduser()
         self.resize = resize
         self.batch_size = batch_size
         self.device = device
         self.holdout = holdout
         self.split_seed = split_seed
-        self.normalize = normalize
         self.seed = seed
         self.steps_per_execution = steps_per_execution
         self.splits: dict[str, ImageBatches] = {}
@@ -118,7 +117,7 @@ class ImageDataModule(lightning.LightningDataModule):
             "mean": self.mean,
             "std": self.std,
             "num_images": {split: len(dataset) for split, dataset in self.splits.items()},
-            "digest": self.digest,
+            "digest": self.digest if self.splits else None,  # which may have to list files that are gone
         }
 
     def take_facts(self, facts: Mapping[str, Any]) -> None:
@@ -157,7 +156,7 @@ class ImageDataModule(lightning.LightningDataModule):
         if self.splits:
             return
         self.splits = self._split()
-        if self.normalize == "standard" and self.mean is None:
+        if self.is_normalized and self.mean is None:
             self.mean, self.std = channel_statistics(self.splits["train"])
 
     def _split(self) -> dict[str, ImageBatches]:
@@ -281,7 +280,13 @@ class ImageDataModule(lightning.LightningDataModule):
         return to_network_input(images, self.resize, self.mean, self.std)
 
 
-def _choice(key: str, name: str, choices: Mapping[str, Any]) -> Any:
-    if name not in choices:
-        raise ValueError(f"data.{key} must be none, or of {', '.join(choices)}, got {name!r}.")
-    return choices[name]
+def chosen(key: str, value: Any, choices: Mapping[Any, Any]) -> Any:
+    """What stands for the value of `data.KEY`.
+
+    Raises:
+        ValueError: it is none of the choices.
+    """
+    if value not in choices:
+        *others, last = choices
+        raise ValueError(f"data.{key} must be {', '.join(map(str, others))} or {last}, got {value!r}.")
+    return choices[value]

@@ -37,7 +37,7 @@ def fill_square(picture: Image.Image, size: int, num_channels: int) -> NDArray[n
         raise ValueError(f"of {width:,} x {height:,} pixels its middle square would show less than a twentieth")
     picture.draft(None, (2 * size, 2 * size))
     if picture.width * picture.height > MOST_PIXELS:
-        raise ValueError(f"of {width:,} x {height:,} pixels: more than {MOST_PIXELS:,} are not decoded")
+        raise ValueError(f"has {width:,} x {height:,} pixels, and at most {MOST_PIXELS:,} are decoded")
     is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
     upright = _on_ground(ImageOps.exif_transpose(picture) if is_turned else picture, 255)
     if num_channels == 1:
@@ -87,7 +87,8 @@ def _on_ground(image: Image.Image, level: int) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits a pixel
         values = np.asarray(image, dtype=np.float32)
         highest = float(values.max())
-        scaled = values * (255 / 65535) if highest > 255 else values * 255 if 0 < highest <= 1 else values
+        is_deep = image.mode.startswith("I;16") or highest > 255
+        scaled = values * (255 / 65535) if is_deep else values * 255 if 0 < highest <= 1 else values
         image = Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
@@ -111,21 +112,25 @@ def decode(path: str, size: int, num_channels: int) -> bytes | str:
         return f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
     except ValueError as error:
         return str(error)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a decoder meets in a damaged file
         if isinstance(error, OSError) and error.errno is not None:
-            raise
+            raise OSError(error.errno, error.strerror, path) from error
         return f"is damaged: {str(error) or type(error).__name__}"
 
 
 def decode_on_request(target: str, size: int, num_channels: int) -> None:
     """Decode the pictures that each line of standard input lists, as JSON of [row, path], into rows of a file.
 
-    Each is answered with a line of JSON: null, why there is no image, or the parts of the system's error.
+    Each is answered with a line of JSON: null, why there is no image, or the parts of the system's error. A first line,
+    null, says that the program has started.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks: when it ends, so does the input
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None  # `fill_square` refuses by what would be decoded
     descriptor = os.open(target, os.O_WRONLY)
+    print(json.dumps(None), flush=True)
     for line in sys.stdin:
         for row, path in json.loads(line):
             answer: Any = None

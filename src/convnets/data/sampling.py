@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+NUM_COPIED = 512  # images at a time, so that a mapped file's pages can be given back in between
+
 
 def derive_seed(*parts: int | str) -> int:
     """Mix the parts into a 32-bit seed.
@@ -95,11 +97,6 @@ class ImageBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def images(self) -> Tensor:
-        """All images (N, C, H, W); to be indexed instead where they may be too many for memory."""
-        return self.stored if self.rows is None else self.stored.index_select(0, self.rows)
-
     @overload
     def __getitem__(self, wanted: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -132,10 +129,18 @@ class ImageBatches(Dataset[Batch]):
     def to(self, device: torch.device, stored: Tensor | None = None) -> "ImageBatches":
         """The same on the device, where what is stored may be already."""
         moved = copy.copy(self)
-        moved.stored = self.stored.to(device) if stored is None else stored
+        moved.stored = self._copied(device) if stored is None else stored
         moved.labels, moved.rows = self.labels.to(device), None if self.rows is None else self.rows.to(device)
         moved.after_reading = None
         return moved
+
+    def _copied(self, device: torch.device) -> Tensor:
+        copy = torch.empty_like(self.stored, device=device)
+        for source, target in zip(self.stored.split(NUM_COPIED), copy.split(NUM_COPIED), strict=True):
+            target.copy_(source)
+            if self.after_reading is not None:
+                self.after_reading(len(source))
+        return copy
 
 
 class BatchSampler(Sampler[Share]):
@@ -167,7 +172,7 @@ class BatchSampler(Sampler[Share]):
         if seed is not None and smallest < num_ranks:
             raise ValueError(
                 f"{num_images} images in batches of {batch_size} leave a batch of {smallest}, too few for "
-                f"{num_ranks} devices: choose another data.batch_size or data.holdout."
+                f"{num_ranks} devices: choose another data.batch_size."
             )
         self.num_images = num_images
         self.batch_size = batch_size

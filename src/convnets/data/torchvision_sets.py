@@ -1,8 +1,8 @@
 """The classic sets that torchvision brings: MNIST and its kin, CIFAR, SVHN."""
 
 import hashlib
+import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,16 +13,16 @@ from torch import Tensor
 from torchvision import datasets
 
 from convnets.data.archive import (
-    INCOMING,
     SPLIT_FILES,
     DataUnavailableError,
     SourceError,
-    locked,
+    download_with_torchvision,
+    incoming_folder,
     read_idx,
-    run_watched,
 )
-from convnets.data.images import ImageDataModule
+from convnets.data.images import ImageDataModule, chosen
 from convnets.data.sampling import ImageBatches
+from convnets.files import locked, typed
 
 DIGITS = tuple("0123456789")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -77,13 +77,14 @@ def _emnist(split: str) -> ClassicSet:
     return _of_mnist(f"EMNIST {split}", datasets.EMNIST, names, f"emnist-{split}-", split=split)
 
 
+EMNIST = {split: _emnist(split) for split in datasets.EMNIST.splits}
 SETS = {
-    "mnist": lambda split: _of_mnist("MNIST", datasets.MNIST, DIGITS),
-    "kmnist": lambda split: _of_mnist("Kuzushiji-MNIST", datasets.KMNIST, tuple(datasets.KMNIST.classes)),
-    "emnist": _emnist,
-    "cifar10": lambda split: _of_cifar("CIFAR-10", datasets.CIFAR10, CIFAR10),
-    "cifar100": lambda split: _of_cifar("CIFAR-100", datasets.CIFAR100, tuple(CIFAR100.split())),
-    "svhn": lambda split: ClassicSet(
+    "mnist": _of_mnist("MNIST", datasets.MNIST, DIGITS),
+    "kmnist": _of_mnist("Kuzushiji-MNIST", datasets.KMNIST, tuple(datasets.KMNIST.classes)),
+    "emnist": EMNIST,
+    "cifar10": _of_cifar("CIFAR-10", datasets.CIFAR10, CIFAR10),
+    "cifar100": _of_cifar("CIFAR-100", datasets.CIFAR100, tuple(CIFAR100.split())),
+    "svhn": ClassicSet(
         "SVHN", datasets.SVHN, DIGITS, 3, 32, "", ("train_32x32.mat", "test_32x32.mat"), lambda split: {"split": split}
     ),
 }
@@ -103,7 +104,8 @@ class TorchvisionDataModule(ImageDataModule):
 
     def __init__(self, set: str, dir: str | Path, split: str | None = None, **options: Any) -> None:
         super().__init__(dir, **options)
-        self.source = SETS[set](split)
+        source = chosen("set", set, SETS)
+        self.source: ClassicSet = chosen("split", split, EMNIST) if source is EMNIST else source
         self.name = self.source.name
         self.class_names = self.source.class_names
         self.num_channels = self.source.num_channels
@@ -124,7 +126,8 @@ class TorchvisionDataModule(ImageDataModule):
             DataUnavailableError: it is out of reach, or the folder cannot be written.
         """
         if self.source.kind is datasets.SVHN and find_spec("scipy") is None:
-            raise DataUnavailableError("SVHN's files are read with scipy: pip install scipy.")
+            python = typed(Path(sys.executable))
+            raise DataUnavailableError(f"data=svhn needs the extra `svhn`: {python} -m pip install scipy")
         if self._files_dir is not None:
             return
         try:
@@ -140,14 +143,16 @@ class TorchvisionDataModule(ImageDataModule):
             ) from error
 
     def _download(self) -> None:
-        """Have torchvision download into a folder beside, in a process that is killed when it stalls."""
-        kind = self.source.kind.__name__
-        calls = [f"datasets.{kind}('.', download=True, **{self.source.options(split)})" for split in SPLIT_FILES]
-        program = "\n".join(["from torchvision import datasets", *calls])
-        with tempfile.TemporaryDirectory(dir=self.dir, prefix=INCOMING) as folder:
-            run_watched([sys.executable, "-c", program], Path(folder))
-            for path in Path(folder).iterdir():
-                path.rename(self.dir / path.name)
+        """Bring what is missing, by a folder beside; what is there stays, and CIFAR's archive is used."""
+        kind, files_dir = self.source.kind, self.dir / self.source.folder
+        with incoming_folder(self.dir) as incoming:
+            if (archive := self.dir / getattr(kind, "filename", "")).is_file():
+                shutil.copy(archive, incoming)
+            download_with_torchvision(kind.__name__, map(self.source.options, SPLIT_FILES), incoming)
+            files_dir.mkdir(parents=True, exist_ok=True)
+            for path in (incoming / self.source.folder).iterdir():
+                if not (files_dir / path.name).exists():
+                    path.rename(files_dir / path.name)
 
     def read_splits(self) -> dict[str, ImageBatches]:
         """Read both splits; the files of MNIST's format, which nobody verifies once they are unpacked, get a digest."""
@@ -185,8 +190,10 @@ class TorchvisionDataModule(ImageDataModule):
             else:
                 images, labels = torch.from_numpy(dataset.data).permute(0, 3, 1, 2), torch.tensor(dataset.targets)
         shape = (len(labels), self.num_channels, self.image_size, self.image_size)
-        if images.shape != shape or not 0 <= labels.min() <= labels.max() < self.num_classes:
+        lowest, highest = (int(label) for label in labels.aminmax())
+        if images.shape != shape or not 0 <= lowest <= highest < self.num_classes:
             raise ValueError(
-                f"The files in {folder} are not those of {self.name}: they hold images {(*images.shape,)}."
+                f"The files in {folder} are not those of {self.name}: they hold images {(*images.shape,)} and labels "
+                f"from {lowest} to {highest}."
             )
         return images, labels

@@ -94,20 +94,10 @@ def check_last_batch(network: nn.Module, make_images: Callable[[int], Tensor], s
 
 
 def _way_out(sharing: Sharing, works: Callable[[Sharing], bool]) -> str:
-    """Name the nearest batch size and the nearest number of held-out images that work."""
-    holdout = sharing.holdout or max(sharing.num_images // 12, 1)
+    """Name the nearest batch size that works."""
     sizes = sorted(range(1, sharing.num_trained_on + 1), key=lambda size: abs(size - sharing.batch_size))
-    holdouts = sorted(range(sharing.num_images - 1, 0, -1), key=lambda number: abs(number - holdout))
-    nearest_first = {
-        "batch_size": (replace(sharing, batch_size=size) for size in sizes),
-        "holdout": (replace(sharing, holdout=number) for number in holdouts),
-    }
-    found = [
-        f"data.{key}={getattr(other, key)}"
-        for key, others in nearest_first.items()
-        if (other := next(filter(works, others), None)) is not None
-    ]
-    return f"Set {' or '.join(found)}." if found else "There are too few training images."
+    found = next((size for size in sizes if works(replace(sharing, batch_size=size))), None)
+    return f"Set data.batch_size={found}." if found else "There are too few training images."
 
 
 def _failure(network: nn.Module, images: Tensor) -> str | None:
