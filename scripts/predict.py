@@ -1,4 +1,4 @@
-"""Let a trained run name what is in pictures: pictures (JPEG, PNG, WebP, BMP, TIFF, GIF, PPM) of any size and mode, and folders of them."""
+"""Let a trained run name what is in pictures of any size and mode (JPEG, PNG, WebP, BMP, TIFF, GIF, PPM)."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ def _path(text: str) -> Path:
 
 command = Command(__doc__)
 command.add_run()
-command.add_argument("images", metavar="IMAGE", nargs="+", type=_path, help="a file, or a folder of pictures (JPEG, PNG, WebP, BMP, TIFF, GIF, PPM)")
+command.add_argument("images", metavar="IMAGE", nargs="+", type=_path, help="a file, or a folder of such")
 command.add_argument(
     "--background",
     choices=("auto", "black", "white"),

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from convnets.callbacks.history import TIMES
 from convnets.configuration.content import differences
 from convnets.files import write_atomically
+from convnets.runs.images import changed_images
 from convnets.runs.run import Run
 from convnets.training.extend import extend
 from convnets.training.train import train
@@ -39,7 +40,7 @@ def _replace(run: Run, longer: Run) -> str:
     config.yaml comes last: until then the command that began the retraining does this again.
     """
     with run.locked(), longer.locked():
-        if difference := run.changed_images(longer.facts) or _difference(run, longer):
+        if difference := changed_images(run.path, longer.facts) or _difference(run, longer):
             return f"{difference} So {run} is as it was, and the longer training lies in {longer}."
         for path in run.path.glob("events.out.tfevents.*"):  # whose points would be drawn twice
             path.unlink()
