@@ -193,6 +193,7 @@ def test_a_decoded_set_is_not_decoded_again_and_a_damaged_cache_is(pictures, tmp
         lambda: (folder / "index.json").unlink(),
         lambda: (folder / "index.json").write_text("{"),
         lambda: (folder / "index.json").write_text("{}"),
+        lambda: (folder / "index.json").write_text('{"bad_files": [1]}'),
         lambda: os.truncate(folder / "images", 100),
         lambda: (folder / "images").unlink(),
     ):

@@ -87,7 +87,7 @@ def shares(num_images, batch_size, num_devices, limit=None):
 @pytest.mark.parametrize("limit", [None, 1, 3])
 def test_sizes_are_those_that_the_sampler_deals_out(num_devices, limit):
     for num_images, batch_size in itertools.product(range(1, 25), range(1, 27)):
-        sharing = Sharing(num_images + 5, 5, batch_size, num_devices, lambda number: min(number, limit or number))
+        sharing = Sharing(num_images, batch_size, num_devices, lambda number: min(number, limit or number))
         expected = shares(num_images, batch_size, num_devices, limit)
         if -(-num_images // batch_size) > 1 and limit == 1:
             expected |= shares(batch_size, batch_size, num_devices)
@@ -137,7 +137,7 @@ def test_a_last_batch_of_one_image_is_refused_to_resnet18(small, tmp_path):
 
 def test_what_works_is_not_refused(fits, tmp_path):
     images = torch.rand(32, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    sharing = Sharing(1000, 0, 999, 1, lambda number: number)
+    sharing = Sharing(1000, 999, 1, lambda number: number)
     check_last_batch(ResNet18(image_size=64), lambda number: images[:number], sharing)  # four values of an image
     cut_off = fits(Normalized, "data.batch_size=333", "trainer.limit_train_batches=1")
     assert train(cut_off, tmp_path / "cut off")["epochs"] == 2
@@ -180,7 +180,7 @@ def test_batch_norm_over_all_devices_sees_the_whole_batch():
     network = ResNet18(image_size=32)
     images = torch.rand(32, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     for whole in (True, False):
-        sharing = Sharing(42, 0, 10, 2, lambda number: number, whole)  # a last batch of two, one for each
+        sharing = Sharing(42, 10, 2, lambda number: number, whole)  # a last batch of two, one for each
         if whole:
             check_last_batch(network, lambda number: images[:number], sharing)
         else:

@@ -105,7 +105,8 @@ class PictureCache:
         """The names of the files that could not be decoded, with the reasons; None where nothing is decoded yet."""
         try:
             is_whole = (self.path / "images").stat().st_size == self.num_bytes
-            return read_json(self.path / "index.json").get("bad_files") if is_whole else None
+            found = read_json(self.path / "index.json").get("bad_files") if is_whole else None
+            return found if isinstance(found, dict) else None
         except (OSError, RunFolderError):
             return None
 

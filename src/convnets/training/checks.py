@@ -113,8 +113,7 @@ def load_and_check_images(
         datamodule.setup()
         train = datamodule.splits["train"]
         sharing = Sharing(
-            len(train) + config.data.holdout,
-            config.data.holdout,
+            len(train),
             config.data.batch_size,
             trainer.world_size,
             datamodule.within_limit,

@@ -18,27 +18,21 @@ class Sharing:
     """How an epoch's training images are divided into batches, and each batch among devices.
 
     Attributes:
-        num_images: training images, those held out included.
+        num_images: training images, without those held out.
         count_batches: from the number of batches, how many of them an epoch trains on.
         whole: whether layers that compute over a batch, such as batch norm, see all of it, not one device's share.
     """
 
     num_images: int
-    holdout: int
     batch_size: int
     num_devices: int
     count_batches: Callable[[int], int]
     whole: bool = False
 
     @property
-    def num_trained_on(self) -> int:
-        """Training images that are not held out."""
-        return self.num_images - self.holdout
-
-    @property
     def last_batch(self) -> int:
         """Images in an epoch's last batch."""
-        return self.num_trained_on % self.batch_size or min(self.batch_size, self.num_trained_on)
+        return self.num_images % self.batch_size or min(self.batch_size, self.num_images)
 
     @property
     def smallest_share(self) -> int:
@@ -47,8 +41,8 @@ class Sharing:
 
     def sizes(self) -> set[int]:
         """Return the numbers of images on which the network computes at a time."""
-        num_batches = -(-self.num_trained_on // self.batch_size)
-        whole = {min(self.batch_size, self.num_trained_on)}
+        num_batches = -(-self.num_images // self.batch_size)
+        whole = {min(self.batch_size, self.num_images)}
         batches = whole | ({self.last_batch} if self.count_batches(num_batches) == num_batches else set())
         if self.whole:
             return batches
@@ -75,16 +69,16 @@ def check_last_batch(network: nn.Module, make_images: Callable[[int], Tensor], s
         return other.smallest_share > 0 and not any(map(failure, other.sizes()))
 
     begin = (
-        f"{sharing.num_trained_on:,} training images in batches of {sharing.batch_size} leave a last batch of "
+        f"{sharing.num_images:,} training images in batches of {sharing.batch_size} leave a last batch of "
         f"{sharing.last_batch}, "
     )
     if sharing.smallest_share == 0:
         raise ValueError(f"{begin}too few for {sharing.num_devices} devices. {_way_out(sharing, works)}")
     failed = {size: reason for size in sorted(sharing.sizes()) if (reason := failure(size)) is not None}
-    if not failed or failure(min(LARGEST_TRIED, sharing.num_trained_on)) is not None:
+    if not failed or failure(min(LARGEST_TRIED, sharing.num_images)) is not None:
         return
     size, reason = next(iter(failed.items()))
-    if sharing.last_batch == min(sharing.batch_size, sharing.num_trained_on):
+    if sharing.last_batch == min(sharing.batch_size, sharing.num_images):
         begin = f"Batches of {sharing.last_batch} are too small for {type(network).__name__}"
     else:
         begin += f"too few for {type(network).__name__}"
@@ -95,7 +89,7 @@ def check_last_batch(network: nn.Module, make_images: Callable[[int], Tensor], s
 
 def _way_out(sharing: Sharing, works: Callable[[Sharing], bool]) -> str:
     """Name the nearest batch size that works."""
-    sizes = sorted(range(1, sharing.num_trained_on + 1), key=lambda size: abs(size - sharing.batch_size))
+    sizes = sorted(range(1, sharing.num_images + 1), key=lambda size: abs(size - sharing.batch_size))
     found = next((size for size in sizes if works(replace(sharing, batch_size=size))), None)
     return f"Set data.batch_size={found}." if found else "There are too few training images."
 
