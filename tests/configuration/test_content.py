@@ -20,6 +20,10 @@ from convnets.training.command import prepare
 
 GROUPS = ("model", "data", "loss", "optimizer", "schedule", "init", "trainer")
 CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+# Of these, another model has the same keys.
+ALIKE = {
+    f"model={name}" for name in ("vgg11", "vgg13", "vgg16", "vgg19", "resnet34", "resnet101", "resnet152", "bn_lenet")
+}
 
 
 def as_plain(config):
@@ -51,7 +55,7 @@ def equals(key, value):
     return []
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice not in ALIKE])
 def test_the_same_value_written_otherwise_is_the_same_content_for_every_key(compose, choice):
     config = as_plain(compose(choice))
     expected, tried = content_hash(config), 0
@@ -67,7 +71,7 @@ def test_the_same_value_written_otherwise_is_the_same_content_for_every_key(comp
     assert tried > 10
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice not in ALIKE])
 def test_any_other_value_is_other_content_for_every_key(compose, choice):
     """But for keys that only name, that follow another, or decide nothing where they stand."""
     config = as_plain(compose("data.holdout=100", "trainer.devices=2", choice))

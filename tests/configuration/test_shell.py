@@ -114,7 +114,7 @@ def test_choices_of_a_user_are_taken_listed_and_completed(tmp_path, run_script):
     lines = ["dir: ???" if line.startswith("dir:") else line for line in shipped.splitlines()]
     (tmp_path / "mine" / "data" / "mine.yaml").write_text("\n".join(lines))
     listed = run_script("train.py", "--config-dir", "mine", "--help")
-    assert "fashion_mnist, fashion_mnist_sample, mine" in listed.stdout
+    assert "image_folder, kmnist, mine, mnist" in listed.stdout
     printed = run_script("summarize.py", "--config-dir", "mine", "data=mine", "data.dir=/x y(z)")
     assert printed.returncode == 0, printed.stderr
     missing = run_script("summarize.py", "--config-dir", "mine", "data=mine")

@@ -141,10 +141,12 @@ def recompose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> Di
     search_path = [word for word in hydra_config.overrides.hydra if word.startswith("hydra.searchpath=")]
     compose = functools.partial(_composed, GlobalHydra.instance().hydra, hydra_config.job.config_name)
     usual = choices_made(compose(tuple(search_path)).hydra)
-    words = [f"{group}={choice}" for group, choice in choices.items() if choice is not None]
-    if all(choice in (None, usual.get(group)) for group, choice in choices.items()):
-        words = []  # composed already; otherwise all are said, for a choice may bring another, as model=timm does
-    return compose((*search_path, *words))
+    wanted = {group: choice for group, choice in choices.items() if choice is not None}
+    composed = compose((*search_path, *(f"{group}={c}" for group, c in wanted.items() if c != usual.get(group))))
+    made = choices_made(composed.hydra)
+    if any(made.get(group) != choice for group, choice in wanted.items()):  # one brings another, as model=timm does
+        composed = compose((*search_path, *(f"{group}={choice}" for group, choice in wanted.items())))
+    return composed
 
 
 def choices_made(hydra_config: DictConfig) -> dict[str, str | None]:
