@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from support.repository import ROOT, hydra_context
 
 from convnets.configuration.composition import adding_keys
+from convnets.data import DataUnavailableError
 from convnets.runs.run import STARTED_FILES
 from convnets.training.command import prepare
 from convnets.training.train import train
@@ -70,7 +71,7 @@ def test_paths_exist():
             continue
         files = (ROOT / "conf" / group).glob("*.yaml") if name else ()
         known = OmegaConf.select(config, key, default="missing") != "missing" or (ROOT / "conf" / key).is_dir()
-        assert known or any(re.search(rf"^{name}:", path.read_text(), re.MULTILINE) for path in files), key
+        assert known or any(re.search(rf"^ *{name}:", path.read_text(), re.MULTILINE) for path in files), key
 
 
 @pytest.fixture
@@ -111,8 +112,10 @@ def test_the_three_steps_to_a_new_data_set_work(added, tmp_path, small):
     images = np.zeros((40, 3, 16, 16), np.uint8)
     for image, label in zip(images, labels, strict=True):
         image[:, 4 : 8 + 6 * label, 4 : 8 + 6 * label] = 255
+    words = ("data=squares", f"data.dir={tmp_path}", "data.batch_size=8", "model.activation=relu", "optimizer=adamw")
+    with pytest.raises(DataUnavailableError, match=r"train\.npz is not there: set data\.dir to the folder that"):
+        train(small(search, *words), tmp_path / "run")
     for split in ("train", "test"):
         np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
-    words = ("data=squares", f"data.dir={tmp_path}", "data.batch_size=8", "model.activation=relu", "optimizer=adamw")
     result = train(small(search, *words, "trainer.max_epochs=8"), tmp_path / "run")
     assert result["metrics"]["val/accuracy"] == 1

@@ -171,7 +171,7 @@ def test_the_summary_of_a_grouped_network_says_what_grouping_saves(run_script):
         ("soak.py", ["--kills", "0"], "--kills must be at least 1, got 0"),
         ("benchmark.py", ["--repetitions", "0"], "--repetitions must be at least 1, got 0"),
         ("predict.py", ["latest", ""], "argument IMAGE: it is empty"),
-        ("evaluate.py", [""], "The name of a run is empty. RUN is a folder, latest, or best:SWEEP."),
+        ("evaluate.py", [""], "The name of a run is empty. RUN is a folder, its name, latest, or best:SWEEP."),
     ],
 )
 def test_mistakes_with_the_other_scripts_get_one_message(run_script, script, arguments, message):

@@ -48,10 +48,10 @@ def test_a_run_is_found_by_folder_name_latest_and_best(outputs, caplog):
     ("name", "said"),
     [
         ("frist", r"There is no run frist\. Did you mean first\?"),
-        ("nothing at all", r"There is no run nothing at all\. RUN is a folder, latest, or best:SWEEP\."),
+        ("nothing at all", r"There is no run nothing at all\. RUN is a folder, its name, latest, or best:SWEEP\."),
         ("best:rates", r"There is no finished run in outputs/sweeps/rates\. Sweeps: lr\."),
         ("outputs", r"outputs is no run's folder: it has no config\.yaml"),
-        ("", r"The name of a run is empty\. RUN is a folder, latest, or best:SWEEP\."),
+        ("", r"The name of a run is empty\. RUN is a folder, its name, latest, or best:SWEEP\."),
         ("twice", r"There are several runs twice\. Give the folder: outputs/runs/twice or outputs/sweeps/lr/twice\."),
     ],
 )

@@ -42,7 +42,9 @@ def test_a_retrained_run_equals_one_that_was_as_long_from_the_start(small, tmp_p
     command = re.search("To do so: (.*)", str(refused.value))[1]
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert "going on after epoch 1, at step 3" in done.stdout + done.stderr
-    assert done.stdout.endswith("my run has 4 epochs now. The first ones came out as before, to the last digit.\n")
+    assert done.stdout.endswith(
+        "my run/.retraining is no more. The first ones came out as before, to the last digit.\n"
+    )
     assert contents(run.path) == contents(tmp_path / "whole")
     assert not (run.path / FOLDER).exists()
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from convnets.data.archive import DataUnavailableError
 from convnets.data.augmentation import AUGMENTATIONS, MIXES, Draws
 from convnets.data.own_pictures import fill_square
 from convnets.data.preprocessing import channel_statistics, to_network_input
@@ -155,7 +156,12 @@ class ImageDataModule(lightning.LightningDataModule):
         """Read the images into memory, once, hold some out, and measure those that train if they are normalised."""
         if self.splits:
             return
-        self.splits = self._split()
+        try:
+            self.splits = self._split()
+        except FileNotFoundError as error:
+            raise DataUnavailableError(
+                f"{error.filename} is not there: set data.dir to the folder that holds the files of {self.name}."
+            ) from error
         if self.is_normalized and self.mean is None:
             self.mean, self.std = channel_statistics(self.splits["train"])
 

@@ -12,7 +12,7 @@ from convnets.files import RunFolderError, read_json, removal
 log = logging.getLogger(__name__)
 RUNS_DIR, SWEEPS_DIR = Path("outputs/runs"), Path("outputs/sweeps")  # as in conf/train.yaml
 FILES_OF_A_RUN = {"config.yaml", "status.json", "result.json"}
-RUN_IS = "RUN is a folder, latest, or best:SWEEP."
+RUN_IS = "RUN is a folder, its name, latest, or best:SWEEP."
 
 
 def find_run(run: str | Path) -> Path:

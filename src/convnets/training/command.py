@@ -52,7 +52,7 @@ def prepare(root: DictConfig) -> tuple[dict[str, Any], str]:
     """
     config, reference = checked(root)
     if isinstance(folder := config["data"].get("dir"), str):
-        config["data"]["dir"] = str(Path(folder).absolute())  # or it would be another one in another current directory
+        config["data"]["dir"] = os.path.normpath(Path(folder).absolute())  # the same in any current directory
     if (source := config["init"].get("from_run")) is not None:
         config["init"].update(_weights_to_start_from(source))
     if config["model"]["_target_"] == TIMM and (path := config["model"].get("weights")) is not None:

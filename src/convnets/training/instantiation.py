@@ -38,7 +38,8 @@ def refusals_explained() -> Iterator[None]:
         if cause is None or str(error).startswith("Error locating target"):
             reason = str(cause or error).splitlines()[0].rstrip(":.")
             raise ConfigurationError(
-                f"{reason}: a _target_ is the full name of a class that can be imported."
+                f"{reason}: a _target_ is the full name of a class that can be imported (PYTHONPATH=. before "
+                "the command: from the current directory)."
             ) from error
         if isinstance(cause, ModuleNotFoundError) and cause.name == "timm":
             raise ConfigurationError(f"model=timm needs the extra `timm`: {installation('timm')}") from error

@@ -52,7 +52,10 @@ def _replace(run: Run, longer: Run) -> str:
             elif path.name != ".lock":
                 write_atomically(run.path / path.name, path.read_bytes())
         shutil.rmtree(longer.path)
-    return f"{run} has {run.epoch} epochs now. The first ones came out as before, to the last digit."
+    return (
+        f"{run} has {run.epoch} epochs now, and {longer} is no more. The first ones came out as before, to the last "
+        "digit."
+    )
 
 
 def _difference(run: Run, longer: Run) -> str:
