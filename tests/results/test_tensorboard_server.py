@@ -59,7 +59,7 @@ def test_every_hyperparameter_and_metric_is_listed_whichever_run_comes_first(com
     own = {
         "lenet": {"model.activation": "sigmoid", "trainer.gradient_clip_val": 1.0, "compile": "False"},
         "vgg": {"model.dropout": 0.5, "model.blocks": str(compose("model=vgg").model.blocks), "optimizer": "momentum"},
-        "resnext18": {"model.bottleneck_ratio": 1.0, "compile": "reduce-overhead", "data": "fruit"},
+        "resnext18": {"model.bottleneck_ratio": "1.0", "compile": "reduce-overhead", "data": "fruit"},
     }
     options = {
         "lenet": ["trainer.gradient_clip_val=1.0"],
