@@ -131,15 +131,17 @@ def _is_override(word: str) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=64)
-def _composed(application: Any, config_name: str, overrides: tuple[str, ...]) -> DictConfig:
+@functools.lru_cache(maxsize=256)
+def _composed(sources: tuple[str, ...], config_name: str, overrides: tuple[str, ...]) -> DictConfig:
+    """`sources` are the folders that Hydra searches: with the same ones, an application started anew finds the same."""
     return hydra.compose(config_name, list(overrides), return_hydra_config=True)
 
 
 def recompose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
     """Compose the application's configuration with other choices of groups and no overrides; not to be changed."""
     search_path = [word for word in hydra_config.overrides.hydra if word.startswith("hydra.searchpath=")]
-    compose = functools.partial(_composed, GlobalHydra.instance().hydra, hydra_config.job.config_name)
+    sources = tuple(source.full_path() for source in GlobalHydra.instance().config_loader().get_sources())
+    compose = functools.partial(_composed, sources, hydra_config.job.config_name)
     usual = choices_made(compose(tuple(search_path)).hydra)
     wanted = {group: choice for group, choice in choices.items() if choice is not None}
     composed = compose((*search_path, *(f"{group}={c}" for group, c in wanted.items() if c != usual.get(group))))
