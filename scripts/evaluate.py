@@ -8,19 +8,24 @@ except ModuleNotFoundError as error:
 command = Command(__doc__)
 command.add_run()
 command.add_argument("--split", choices=("test", "val", "train"), default="test", help="(test)")
+command.add_argument(
+    "--tta",
+    choices=("none", "mirror", "mirror_shift"),
+    help="average the scores over each image and its mirror image, or shifted ones, too (as the run says)",
+)
 command.add_trust()
 
 
 def main(arguments):
     """Evaluate, print the figures, and say where the files are."""
-    from convnets.results.evaluation import as_table, evaluate
+    from convnets.results.evaluation import as_table, evaluate, files_of
     from convnets.results.trained_run import load_run
 
     run = load_run(arguments.run, arguments.trust)
     print(run)
-    print(as_table(evaluate(run, arguments.split)))
-    files = ("evaluation-{0}.json", "predictions-{0}.csv", "confusion-{0}.png")
-    print(f"\nin {run}: {', '.join(files).format(arguments.split)}")
+    evaluation = evaluate(run, arguments.split, arguments.tta)
+    print(as_table(evaluation))
+    print(f"\nin {run}: {', '.join(files_of(run, evaluation))}")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import copy
 import functools
 from collections import Counter
 from types import SimpleNamespace
@@ -6,6 +7,7 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from convnets.classifier import Classifier, Tally
 from convnets.data import Batch, FashionMNISTSampleDataModule
@@ -127,3 +129,49 @@ def test_lightning_still_sets_for_each_hook_the_attribute_that_the_classifier_se
     loader = torch.utils.data.DataLoader([BATCH] * 10, batch_size=None)
     quiet_trainer(max_epochs=1).fit(Classifier(LeNet(), functools.partial(torch.optim.SGD, lr=0.1)), loader)
     assert names["_current_fx_name"] > 10 * 20
+
+
+def hand_written_step(network, spared_decay, bias_lr):
+    """SGD with weight decay, in which biases, scales and shifts have a rate of their own, and perhaps no decay."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            is_weight = name in ("0.weight", "4.weight")
+            rate = 0.1 if is_weight else bias_lr
+            decay = 0.5 if is_weight or not spared_decay else 0.0
+            parameter -= rate * (parameter.grad + decay * parameter)
+
+
+@pytest.mark.parametrize(("decays_biases", "bias_lr"), [(False, None), (True, 0.3), (False, 0.3)])
+def test_biases_and_norms_are_spared_decay_or_have_a_rate_of_their_own(decays_biases, bias_lr):
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2))
+    ours = nn.Sequential(*layers).double()
+    expected = copy.deepcopy(ours)
+    sgd = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=0.5)
+    optimizer = Classifier(ours, sgd, decays_biases=decays_biases, bias_lr=bias_lr).build_optimizer()
+    assert optimizer.param_groups[0]["lr"] == 0.1  # which is the one that is reported
+    for _ in range(3):
+        for network in (ours, expected):
+            network.zero_grad()
+            network(images).square().mean().backward()
+        optimizer.step()
+        hand_written_step(expected, not decays_biases, bias_lr or 0.1)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter, expected.get_parameter(name), msg=name)
+
+
+def test_scores_are_averaged_over_mirrored_and_shifted_images():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    images = torch.rand(2, 1, 4, 4)
+    mirrored = images.numpy()[:, :, :, ::-1].copy()
+    expected = (network(images) + network(torch.from_numpy(mirrored))) / 2
+    found = Classifier(network, test_time_augmentation="mirror").averaged_scores(images)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(Classifier(network).averaged_scores(images), network(images))
+    shifted = [images]
+    for clipped in (lambda i: min(i + 1, 3), lambda i: max(i - 1, 0)):
+        rows = [clipped(i) for i in range(4)]
+        shifted.append(images[:, :, rows][:, :, :, rows])
+    expected = sum(network(each) + network(each.flip(3)) for each in shifted) / 6
+    found = Classifier(network, test_time_augmentation="mirror_shift").averaged_scores(images)
+    torch.testing.assert_close(found, expected)

@@ -14,6 +14,19 @@ from torchmetrics import Metric
 from convnets.data import Batch
 from convnets.networks import head_of
 
+VIEWS: dict[str, Callable[[Tensor], list[Tensor]]] = {  # of images (N, C, H, W), for test-time augmentation
+    "none": lambda images: [images],
+    "mirror": lambda images: [images, images.flip(-1)],
+    "mirror_shift": lambda images: [view for shifted in _shifted(images) for view in VIEWS["mirror"](shifted)],
+}
+
+
+def _shifted(images: Tensor) -> list[Tensor]:
+    """The images, and shifted by one pixel up and left, and down and right; the border is repeated."""
+    height, width = images.shape[2:]
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    return [images, padded[:, :, 2:, 2:], padded[:, :, :height, :width]]
+
 
 class Tally(Metric):
     """Loss and accuracy over images, summed on the device that computes them and over all ranks.
@@ -60,13 +73,16 @@ class Classifier(lightning.LightningModule):
     Args:
         preprocess: turns images as the data set has them, bytes (N, C, H, W), into the network's, which then may be
             called with either.
-        optimizer: called with the parameters that learn, as pairs of name and parameter; with a `backbone_lr`, with
-            two groups of them as torch's optimizers take these, the head's first.
+        optimizer: called with the parameters that learn, as pairs of name and parameter; where some of them have a rate
+            or no decay of their own, with groups of them as torch's optimizers take these.
         loss: what training minimises: from scores (N, num_classes) and labels, (N,) or (N, num_classes), to their mean
             loss, a scalar. By default cross-entropy, which validation and test report in any case.
         freeze_backbone: all but the head (`convnets.networks.head_of`) stays as it is, the running statistics of batch
             norm too.
         backbone_lr: learning rate of all but the head.
+        bias_lr: learning rate of biases, and of the scales and shifts of norms, whichever part they are of.
+        decays_biases: whether the optimizer's weight decay is for these, too.
+        test_time_augmentation: a name of `VIEWS`: what validation, test and prediction average the scores over.
         schedule: called with the optimizer and the trainer; returns the scheduler as Lightning takes it. None
             keeps the rate.
         channels_last: memory format of images and weights.
@@ -85,6 +101,9 @@ class Classifier(lightning.LightningModule):
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         freeze_backbone: bool = False,
         backbone_lr: float | None = None,
+        bias_lr: float | None = None,
+        decays_biases: bool = True,
+        test_time_augmentation: str = "none",
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -98,6 +117,9 @@ class Classifier(lightning.LightningModule):
         self.schedule = schedule
         self.loss = loss
         self.backbone_lr = backbone_lr
+        self.bias_lr = bias_lr
+        self.decays_biases = decays_biases
+        self.test_time_augmentation = test_time_augmentation
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
             self.network.requires_grad_(False)
@@ -146,11 +168,19 @@ class Classifier(lightning.LightningModule):
         Raises:
             ValueError: they are bytes, and there is no preprocessing for them.
         """
-        if images.dtype == torch.uint8:
-            if self.preprocess is None:
-                raise ValueError("This Classifier was made without preprocess, so it takes no bytes: give it floats.")
-            images = self.preprocess(images)
-        return self.network(images.to(memory_format=self.memory_format))
+        return self.network(self._as_input(images).to(memory_format=self.memory_format))
+
+    def _as_input(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            return images
+        if self.preprocess is None:
+            raise ValueError("This Classifier was made without preprocess, so it takes no bytes: give it floats.")
+        return self.preprocess(images)
+
+    def averaged_scores(self, images: Tensor) -> Tensor:
+        """The means of what `forward` returns over an image's views, which `test_time_augmentation` names."""
+        views = VIEWS[self.test_time_augmentation](self._as_input(images))
+        return self(views[0]) if len(views) == 1 else torch.stack([self(view) for view in views]).mean(dim=0)
 
     def tally(self, stage: str) -> Tally:
         """The running loss and accuracy of "train", "val" or "test"."""
@@ -194,7 +224,7 @@ class Classifier(lightning.LightningModule):
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (N, num_classes), losses (N,) and labels (N,) of a batch."""
         images, labels = batch
-        scores = self(images)
+        scores = self.averaged_scores(images)
         return scores, F.cross_entropy(scores, labels, reduction="none"), labels
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *limits: Any, **named: Any) -> None:
@@ -237,14 +267,24 @@ class Classifier(lightning.LightningModule):
         if self.optimizer is None:
             raise ValueError("This Classifier was made without an optimizer: give it one to train.")
         learning = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
-        if self.backbone_lr is None:
+        if self.backbone_lr is None and self.bias_lr is None and self.decays_biases:
             return self.optimizer(learning)
         backbone = {*self.network.parameters()} - {*head_of(self.network).parameters()}
-        groups: list[dict[str, Any]] = [
-            {"params": [pair for pair in learning if pair[1] not in backbone]},
-            {"params": [pair for pair in learning if pair[1] in backbone], "lr": self.backbone_lr},
-        ]
-        return self.optimizer(groups)
+        groups: dict[tuple[Any, ...], list[Any]] = {}  # by their options
+        for name, parameter in learning:
+            is_bias = parameter.ndim < 2  # or a norm's scale or shift
+            rate = self.bias_lr if is_bias and self.bias_lr is not None else None
+            if rate is None and parameter in backbone:
+                rate = self.backbone_lr
+            decay = 0.0 if is_bias and not self.decays_biases else None
+            groups.setdefault((rate, decay), []).append((name, parameter))
+        by_options = sorted(groups.items(), key=lambda group: [option is not None for option in group[0]])
+        return self.optimizer(
+            [
+                {"params": pairs, **{k: v for k, v in {"lr": rate, "weight_decay": decay}.items() if v is not None}}
+                for (rate, decay), pairs in by_options  # first that of the usual rate
+            ]
+        )
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer, and its schedule over the whole training."""

@@ -60,7 +60,7 @@ def everything(path):
     events = EventAccumulator(str(path)).Reload()
     points = {tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     return {
-        "weights": (path / "weights.safetensors").read_bytes(),
+        "weights": [file.read_bytes() for file in sorted(path.glob("weights*.safetensors"))],
         "optimizer": repr(checkpoint["optimizer_states"]),
         "schedule": repr(checkpoint["lr_schedulers"]),
         "counters": checkpoint["loops"],

@@ -58,6 +58,11 @@ WAYS = {
         "data.holdout=100",
         "optimizer=adamw",
     ),
+    "lenet, modern": (
+        *("averaging=ema", "schedule=trapezoid", "optimizer=momentum", "optimizer.nesterov=true", "model.bias_lr=0.2"),
+        *("optimizer.weight_decay=1e-3", "model.decayed=weights", "test_time_augmentation=mirror_shift"),
+        *("loss.label_smoothing=0.1", "stopping=early", "data.holdout=100"),
+    ),
     "lenet, accumulated": ("trainer.accumulate_grad_batches=2",),
     "lenet, several steps at once": (
         "steps_per_execution=3",

@@ -1,5 +1,6 @@
 """What no training goes without: weights to start from, steps, metrics, checkpoints, and what is said meanwhile."""
 
+from convnets.callbacks.averaging import MovingAverage
 from convnets.callbacks.checkpoints import (
     CheckedCheckpointIO,
     CheckpointError,
@@ -30,6 +31,7 @@ __all__ = [
     "History",
     "Interrupted",
     "KaimingInit",
+    "MovingAverage",
     "NonFiniteLossError",
     "NothingInitializedError",
     "Progress",

@@ -41,9 +41,11 @@ NO_VALUE: Mapping[str, Any] = {
     "data.mix": "none",
     "data.normalize": "none",
     "loss._target_": "torch.nn.CrossEntropyLoss",
+    "model.decayed": "all",
     "optimizer.fused": False,
     "schedule.monitor": "val/loss",
     "steps_per_execution": 1,
+    "test_time_augmentation": "none",
     "trainer.accelerator": "auto",
     "trainer.matmul_precision": "high",
 }

@@ -56,6 +56,7 @@ def one_of(*choices: str) -> Rule:
 POSITIVE = Rule("a number above 0", lambda v: _is_number(v) and v > 0)
 NOT_NEGATIVE = Rule("a number of at least 0", lambda v: _is_number(v) and v >= 0)
 PROBABILITY = Rule("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
+SHARE = Rule("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
 PATH = Rule("a path", TEXT.allows)
@@ -87,6 +88,7 @@ BAND = Rule(
 )
 # Those of convnets.data.augmentation, which knows torch.
 AUGMENTATIONS = ("shift_flip", "crop_flip", "random_resized_crop", "erase", "color")
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")  # that a schedule or a stopping may watch
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 COMPILE_MODES = (*CUDA_GRAPH_MODES, "max-autotune-no-cudagraphs")
 RULES: Mapping[str, Rule] = {
@@ -148,6 +150,14 @@ RULES: Mapping[str, Rule] = {
     "model.weights": optional(PATH),
     "model.freeze": optional(one_of("backbone")),
     "model.backbone_lr": optional(POSITIVE),
+    "model.bias_lr": optional(POSITIVE),
+    "model.decayed": one_of("all", "weights"),
+    "test_time_augmentation": one_of("none", "mirror", "mirror_shift"),
+    "averaging.decay": PROBABILITY,
+    "stopping.monitor": one_of(*METRICS),
+    "stopping.mode": one_of("min", "max"),
+    "stopping.patience": whole(1),
+    "stopping.min_delta": NOT_NEGATIVE,
     "loss.label_smoothing": PROBABILITY,
     "loss.gamma": NOT_NEGATIVE,
     "loss.reduction": one_of("mean"),
@@ -157,6 +167,10 @@ RULES: Mapping[str, Rule] = {
     "optimizer.fused": optional(FLAG),
     "schedule.max_lr": POSITIVE,
     "schedule.eta_min": NOT_NEGATIVE,
+    "schedule.warmup": SHARE,
+    "schedule.hold": SHARE,
+    "schedule.decay": one_of("linear", "cosine"),
+    "schedule.final": SHARE,
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": DEVICES,
     "trainer.num_nodes": whole(1),

@@ -18,7 +18,7 @@ from torchmetrics.functional.classification import (
 )
 
 from convnets import plots
-from convnets.classifier import Tally
+from convnets.classifier import VIEWS, Tally
 from convnets.configuration.content import differences
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import write_atomically
@@ -28,6 +28,10 @@ from convnets.text import aligned, as_csv
 from convnets.training.building import build_trainer
 from convnets.training.console import quieten_lightning
 
+VIEWS_IN_WORDS = {
+    "mirror": "and its mirror image",
+    "mirror_shift": "and its mirror image, as they are and shifted by a pixel two ways",
+}
 SPLITS = ("test", "val", "train")
 NUM_CALIBRATION_BINS = 15
 ROUNDING = 1e-5  # relative difference of the loss: float32 sums over some thousand images differ by so much
@@ -41,22 +45,33 @@ class Predictions(NamedTuple):
     probabilities: Tensor  # (N,), of the predicted class
 
 
-def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
+def evaluate(run: TrainedRun, split: str = "test", views: str | None = None) -> dict[str, Any]:
     """Run the network over a split; write evaluation-SPLIT.json, predictions-SPLIT.csv and confusion-SPLIT.png.
+
+    Args:
+        views: which views of each image the scores are averaged over, by another name of `convnets.classifier.VIEWS`
+            than the run's own `test_time_augmentation`; the files are then evaluation-SPLIT-VIEWS.json and so on.
 
     Device, precision and batch size are those of the training, so that its own figures come out again. A run of a GPU
     is evaluated on the CPU where there is no GPU.
 
     Returns:
-        split, num_images, accuracy, loss (nats), calibration_error (expected, 15 bins), a row a class with precision
-        and recall, confusion_matrix[true][predicted], what the run reported, and the checksums of weights and images.
+        split, test_time_augmentation, num_images, accuracy, loss (nats), calibration_error (expected, 15 bins), a row a
+        class with precision and recall, confusion_matrix[true][predicted], what the run reported, and the checksums of
+        weights and images.
 
     Raises:
         RunFolderError: the run has no weights.
     """
     if split not in SPLITS:
         raise ConfigurationError(f"The split must be one of {', '.join(SPLITS)}, got {split!r}.")
+    usual = run.config.get("test_time_augmentation", "none")
+    views = views or usual
+    if views not in VIEWS:
+        raise ConfigurationError(f"Scores can be averaged over {', '.join(VIEWS)}, got {views!r}.")
+    run.classifier.test_time_augmentation = views
     scores, losses, labels = _outputs(run, split)
+    run.classifier.test_time_augmentation = usual
     tally = Tally()
     for batch_losses, *batch in zip(losses, scores, labels, strict=True):
         tally.update(batch_losses.mean(), *batch)
@@ -72,6 +87,7 @@ def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
     calibration = multiclass_calibration_error(probabilities, all_labels, n_bins=NUM_CALIBRATION_BINS, **options)
     evaluation = {
         "split": split,
+        "test_time_augmentation": views,
         "num_images": len(all_labels),
         **figures,
         "calibration_error": calibration.item(),
@@ -84,13 +100,21 @@ def evaluate(run: TrainedRun, split: str = "test") -> dict[str, Any]:
         "weights_sha256": _weights_sha256(run),
         "images_digest": run.datamodule.digest,
     }
+    numbers, table, picture_file = (run.path / name for name in files_of(run, evaluation))
     predictions = Predictions(all_labels, predicted, probabilities.max(dim=1).values)
-    write_atomically(run.path / f"predictions-{split}.csv", _predictions_as_csv(predictions, names))
+    write_atomically(table, _predictions_as_csv(predictions, names))
     title = f"{run.path.name}, {split} split: {figures['accuracy']:.4f} of {len(all_labels):,} right"
     picture = plots.as_png(plots.confusion_matrix(matrix.numpy(), names, title), dpi=120)
-    write_atomically(run.path / f"confusion-{split}.png", picture)
-    write_atomically(run.path / f"evaluation-{split}.json", json.dumps(evaluation, indent=2) + "\n")
+    write_atomically(picture_file, picture)
+    write_atomically(numbers, json.dumps(evaluation, indent=2) + "\n")
     return evaluation
+
+
+def files_of(run: TrainedRun, evaluation: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The names of the files that hold the evaluation, its predictions and the confusion matrix."""
+    split, views = evaluation["split"], evaluation["test_time_augmentation"]
+    stem = split if views == run.config.get("test_time_augmentation", "none") else f"{split}-{views}"
+    return f"evaluation-{stem}.json", f"predictions-{stem}.csv", f"confusion-{stem}.png"
 
 
 def _outputs(run: TrainedRun, split: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -137,6 +161,8 @@ def as_table(evaluation: Mapping[str, Any]) -> str:
         f"loss               {evaluation['loss']:.4f}  nats",
         f"calibration error  {evaluation['calibration_error']:.4f}  expected, {NUM_CALIBRATION_BINS} bins",
     ]
+    if views := VIEWS_IN_WORDS.get(evaluation.get("test_time_augmentation", "none")):
+        lines.append(f"scores             averaged over each image {views}")
     if reported := evaluation["reported"]:
         lines.append(f"as reported        {reported['accuracy']:.4f}  {_verdict(evaluation, reported)}")
     matrix = evaluation["confusion_matrix"]

@@ -134,7 +134,7 @@ def _predict(
     if not prepared:
         return answers
     with torch.inference_mode():
-        scores = classifier(torch.stack(prepared).to(classifier.device))
+        scores = classifier.averaged_scores(torch.stack(prepared).to(classifier.device))
     probabilities = iter(scores.float().softmax(dim=1).tolist())
     for place, answer in enumerate(answers):
         if not isinstance(answer, Refusal):

@@ -27,7 +27,7 @@ ALWAYS = (
     *("convnets.networks.head", "convnets.networks.lazy"),
     *("convnets.training.building", "convnets.training.instantiation", "convnets.training.schedule"),
 )
-PARTS = ("model", "data", "loss", "optimizer", "schedule", "init")
+PARTS = ("model", "data", "loss", "optimizer", "schedule", "averaging", "stopping", "init")
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 # Of released packages a result records the version.
 WELL_KNOWN = ("torch", "torchvision", "lightning", "torchmetrics", "hydra", "omegaconf", "timm")

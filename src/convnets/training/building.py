@@ -36,7 +36,15 @@ from convnets.training.checks import check_combinations
 from convnets.training.instantiation import instantiate, refusals_explained
 from convnets.training.schedule import Schedule
 
-NOT_NETWORKS = ("name", "lr", "image_size", "freeze", "backbone_lr")  # keys of `model` that are no arguments of it
+NOT_NETWORKS = (
+    "name",
+    "lr",
+    "image_size",
+    "freeze",
+    "backbone_lr",
+    "bias_lr",
+    "decayed",
+)  # keys of `model` that are no arguments of it
 STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(backward|zero_grad|opt)|after_back", name)]
 
 
@@ -74,6 +82,9 @@ def build_classifier(config: DictConfig, datamodule: ImageDataModule) -> Classif
             compile=config.compile,
             freeze_backbone=config.model.get("freeze") is not None,
             backbone_lr=config.model.get("backbone_lr"),
+            bias_lr=config.model.get("bias_lr"),
+            decays_biases=config.model.get("decayed", "all") == "all",
+            test_time_augmentation=config.get("test_time_augmentation", "none"),
             # An average of the weights copies the classifier: the method would be copied with all images.
             preprocess=lambda images: datamodule.to_network_input(images),
             **loss,
@@ -164,6 +175,8 @@ def _build_callbacks(config: DictConfig, run_dir: Path, extra_callbacks: Sequenc
         History(run_dir / "metrics.csv"),
         SharedCores(),
         *extra_callbacks,
+        # The first runs' configurations have no averaging and no stopping.
+        *(part for name in ("averaging", "stopping") if (part := instantiate(config.get(name, {}))) is not None),
         *(instantiate(item) for item in config.callbacks.values() if item),
         TrainingSteps(config.seed),  # right before Lightning's step
         Checkpoints(

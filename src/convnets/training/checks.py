@@ -60,6 +60,31 @@ def check_combinations(config: DictConfig, callbacks: Sequence[Callback]) -> Non
             )
 
 
+def check_stopping(config: DictConfig) -> None:
+    """Check that early stopping waits for its metric to get better, not worse; warn where the test split decides.
+
+    Raises:
+        ConfigurationError: it would wait for the wrong direction.
+    """
+    stopping = config.get("stopping") or {}
+    if (metric := stopping.get("monitor")) is None:
+        return
+    better = "max" if metric.endswith("accuracy") else "min"
+    if stopping.get("mode", "min") != better:
+        raise ConfigurationError(
+            f"stopping.monitor={metric} is best at its {better}imum: set stopping.mode={better}, too."
+        )
+    _warn_of_test_split(metric, config, "The training ends by")
+
+
+def _warn_of_test_split(metric: str, config: DictConfig, what: str) -> None:
+    if metric.startswith("val/") and config.data.holdout == 0:
+        log.warning(
+            "%s %s, which with data.holdout=0 is that of the test split, so the result flatters: set "
+            "data.holdout=5000, or another number of training images to watch.", what, metric,
+        )  # fmt: skip
+
+
 def _check_fine_tuning(config: DictConfig) -> None:
     freeze, backbone_lr, pretrained, weights = map(config.model.get, ("freeze", "backbone_lr", "pretrained", "weights"))
     if config.model._target_ == TIMM and pretrained and weights:
@@ -107,6 +132,7 @@ def load_and_check_images(
             the network, or the schedule does not fit the length of the training.
     """
     check_parts(config, classifier, datamodule.num_classes)
+    check_stopping(config)
     datamodule.prepare_data()
     datamodule.trainer = trainer
     with refusals_explained():
@@ -124,12 +150,7 @@ def load_and_check_images(
         )
         if isinstance(classifier.schedule, Schedule):
             classifier.schedule.check(classifier.build_optimizer(), trainer)
-            if str(classifier.schedule.monitor).startswith("val/") and config.data.holdout == 0:
-                log.warning(
-                    "The learning rate follows %s, which with data.holdout=0 is that of the test split, so the result "
-                    "flatters: set data.holdout=5000, or another number of training images to watch.",
-                    classifier.schedule.monitor,
-                )
+            _warn_of_test_split(str(classifier.schedule.monitor), config, "The learning rate follows")
         for split, limit in (("train", trainer.limit_train_batches), ("val", trainer.limit_val_batches)):
             num_batches = len(getattr(datamodule, f"{split}_dataloader")())
             if isinstance(limit, float) and int(limit * num_batches) == 0:

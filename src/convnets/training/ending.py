@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from convnets.callbacks import CheckpointError, Checkpoints, History, Interrupted, read_checkpoint
+from convnets.callbacks import CheckpointError, Checkpoints, History, Interrupted, MovingAverage, read_checkpoint
 from convnets.callbacks.history import NOT_METRICS
 from convnets.classifier import Classifier
 from convnets.configuration.content import TIMM, changing_callbacks, content_hash
@@ -55,25 +55,34 @@ def conclude(
     history, checkpoints = History.of(trainer), Checkpoints.of(trainer)
     rows = history.rows
     if not checkpoints.ended:  # an earlier process did the last epoch: Lightning skips the end of the training as well
-        _end_users_callbacks(trainer, classifier)
+        _end_callbacks(trainer, classifier)
     trainer.ckpt_path = None  # else validation and test would load the last checkpoint's weights
     chosen = rows[-1]
     if changing_callbacks(config):  # they may change the weights after the last validation, as an average does
         trainer.validate(classifier, datamodule=datamodule, verbose=False)
         chosen = {**chosen, **classifier.metrics("val"), **history.logged(trainer, classifier)}
+    averages = [callback for callback in trainer.callbacks if isinstance(callback, MovingAverage)]  # type: ignore[attr-defined]
+    raw: Mapping[str, torch.Tensor] = averages[0].raw if averages else {}
     test_metrics = {}
     if config.data.holdout > 0:
         best = rows[checkpoints.best_epoch - 1]
         if best["val/accuracy"] >= chosen["val/accuracy"]:
             chosen = best
-            classifier.load_state_dict(_best_weights(checkpoints, run))
+            state = _best_checkpoint(checkpoints, run)
+            classifier.load_state_dict(state["state_dict"])
+            raw = raw and {
+                name.removeprefix("network."): value
+                for name, value in state["current_model_state"].items()
+                if name.startswith("network.")
+            }
         trainer.test(classifier, datamodule=datamodule, verbose=False)
         test_metrics = history.test_metrics | history.logged(trainer, classifier)
     if not trainer.is_global_zero:
         return {}
     (run.path / "hparams.yaml").unlink(missing_ok=True)  # TensorBoardLogger's, and always empty: config.yaml has it all
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
-    write_atomically(run.path / "weights.safetensors", safetensors.torch.save(weights))
+    _write_weights(run.path / "weights.safetensors", classifier.network.state_dict())
+    if raw:
+        _write_weights(run.path / "weights_raw.safetensors", raw)
     write_curves(rows, curves_title(config.model.name, datamodule), run.path)
     plain: Any = OmegaConf.to_container(config)
     packages = [*PACKAGES_THAT_MATTER, *(["timm"] if config.model._target_ == TIMM else [])]
@@ -101,17 +110,22 @@ def conclude(
     return result
 
 
-def _end_users_callbacks(trainer: lightning.Trainer, classifier: Classifier) -> None:
-    """Call the last hook of callbacks that are not ours: in it an average of the weights takes their place."""
+def _end_callbacks(trainer: lightning.Trainer, classifier: Classifier) -> None:
+    """Call the last hook of averages and of callbacks that are not ours: an average takes the weights' place in it."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not type(callback).__module__.startswith("convnets."):
+        if isinstance(callback, MovingAverage) or not type(callback).__module__.startswith("convnets."):
             with suppress(AttributeError):  # of an average with batch norm, which is there already
                 callback.on_train_end(trainer, classifier)
 
 
-def _best_weights(checkpoints: Checkpoints, run: Run) -> Mapping[str, torch.Tensor]:
+def _write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_atomically(path, safetensors.torch.save(plain))
+
+
+def _best_checkpoint(checkpoints: Checkpoints, run: Run) -> Mapping[str, Any]:
     try:
-        return read_checkpoint(checkpoints.best_path)["state_dict"]
+        return read_checkpoint(checkpoints.best_path)
     except (CheckpointError, FileNotFoundError) as error:
         raise CheckpointError(
             f"The weights of the best epoch ({checkpoints.best_epoch}) are lost: {error}. "

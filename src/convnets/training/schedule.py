@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
+from convnets.configuration.rules import METRICS
 from convnets.training.instantiation import instantiate
 
 NOT_TORCHS = ("steps_argument", "interval", "monitor")  # options that are no arguments of a scheduler
-METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 RATES = ("max_lr", "base_lr", "min_lr")  # arguments of schedulers that are rates, of each parameter group its own
 MOST_TRIED = 10_000  # steps of a schedule before the training
 
