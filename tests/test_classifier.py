@@ -147,6 +147,7 @@ def test_biases_and_norms_are_spared_decay_or_have_a_rate_of_their_own(decays_bi
     layers = (nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2))
     ours = nn.Sequential(*layers).double()
     expected = copy.deepcopy(ours)
+    images = torch.rand(4, 1, 8, 8, dtype=torch.float64)
     sgd = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=0.5)
     optimizer = Classifier(ours, sgd, decays_biases=decays_biases, bias_lr=bias_lr).build_optimizer()
     assert optimizer.param_groups[0]["lr"] == 0.1  # which is the one that is reported
