@@ -55,8 +55,9 @@ class Tally(Metric):
         self.num_images.add_(len(labels))
 
     def compute(self) -> dict[str, float]:
-        """Mean loss (nats) and share of correct images since the last reset; waits for the device."""
-        num_images = self.num_images.item()
+        """Mean loss (nats) and share of correct images since the last reset, if any; waits for the device."""
+        if (num_images := self.num_images.item()) == 0:
+            return {}
         return {"loss": self.loss_sum.item() / num_images, "accuracy": self.num_correct.item() / num_images}
 
 
@@ -187,7 +188,10 @@ class Classifier(lightning.LightningModule):
         return {"train": self.train_tally, "val": self.val_tally, "test": self.test_tally}[stage]
 
     def metrics(self, stage: str) -> dict[str, float]:
-        """The stage's mean loss and accuracy over its images so far, over all ranks: {"stage/loss": ...}."""
+        """The stage's mean loss and accuracy over its images so far, over all ranks: {"stage/loss": ...}.
+
+        Empty where the stage has had none, as in an epoch without validation.
+        """
         return {f"{stage}/{name}": value for name, value in self.tally(stage).compute().items()}
 
     def training_step(self, batch: Batch | tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -242,6 +246,7 @@ class Classifier(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Count from zero; not called where a run resumes inside an epoch."""
         self.train_tally.reset()
+        self.val_tally.reset()  # or an epoch without validation would have an earlier one's
 
     def on_train_epoch_end(self) -> None:
         """Step schedulers that watch a metric: before the epoch's checkpoint, so that a resumed run has their rate."""

@@ -158,10 +158,9 @@ def training_curves(rows: Sequence[Mapping[str, float]], title: str) -> Figure:
     epochs = [row["epoch"] for row in rows]
     middles = [epoch - 0.5 for epoch in epochs]
     axes.plot(middles, [row["train/loss"] for row in rows], color=BLUE, marker="o", markersize=3, label="train loss")
-    axes.plot(epochs, [row["val/loss"] for row in rows], "--", color=ORANGE, marker="s", markersize=3, label="val loss")
-    axes.plot(
-        epochs, [row["val/accuracy"] for row in rows], "-.", color=GREEN, marker="^", markersize=3, label="val accuracy"
-    )
+    for name, style, color, marker in (("loss", "--", ORANGE, "s"), ("accuracy", "-.", GREEN, "^")):
+        points = [(row["epoch"], value) for row in rows if (value := row.get(f"val/{name}")) is not None]
+        axes.plot(*zip(*points, strict=True), style, color=color, marker=marker, markersize=3, label=f"val {name}")
     axes.set_title(wrapped(title, 5.2))
     axes.set(xlabel="epoch", ylabel="loss (nats), accuracy (share)", xlim=(0, max(epochs) * 1.02), ylim=0)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))

@@ -270,7 +270,8 @@ class Checkpoints(Checkpoint):
         assert isinstance(pl_module, Classifier)
         History.of(trainer).end_epoch(trainer, pl_module)
         self._logged = LoggedSoFar()
-        if self.keep_best and (accuracy := pl_module.metrics("val")["val/accuracy"]) > self.best_accuracy:
+        accuracy = pl_module.metrics("val").get("val/accuracy", -1.0)  # unless the epoch is not validated
+        if self.keep_best and accuracy > self.best_accuracy:
             self.best_accuracy = accuracy
             self.best_epoch = trainer.current_epoch + 1
             self._save(trainer, self.best_path)

@@ -73,16 +73,9 @@ class Progress(ProgressBar):
     def on_epoch_row(self, trainer: Trainer, classifier: Classifier, row: Row) -> None:
         """Log a line about the epoch."""
         if trainer.is_global_zero:
-            log.info(
-                "epoch %2d/%s  loss %.3f (val %.3f)  accuracy %.3f (val %.3f)  %s",
-                row["epoch"],
-                trainer.max_epochs,
-                row["train/loss"],
-                row["val/loss"],
-                row["train/accuracy"],
-                row["val/accuracy"],
-                duration(row["epoch_seconds"]),
-            )
+            loss, accuracy = (_with_validation(row, name) for name in ("loss", "accuracy"))
+            place = f"epoch {row['epoch']:2d}/{trainer.max_epochs}"
+            log.info("%s  loss %s  accuracy %s  %s", place, loss, accuracy, duration(row["epoch_seconds"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the bar."""
@@ -96,6 +89,11 @@ class Progress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _with_validation(row: Row, name: str) -> str:
+    training, validation = f"{row[f'train/{name}']:.3f}", row.get(f"val/{name}")
+    return training if validation is None else f"{training} (val {validation:.3f})"
 
 
 class TimeEstimate(Callback):

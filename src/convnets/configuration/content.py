@@ -47,6 +47,7 @@ NO_VALUE: Mapping[str, Any] = {
     "steps_per_execution": 1,
     "test_time_augmentation": "none",
     "trainer.accelerator": "auto",
+    "trainer.check_val_every_n_epoch": 1,
     "trainer.matmul_precision": "high",
 }
 # The same for the options of a network or loss, by its target: what runs mean that lack them.
@@ -57,7 +58,7 @@ _LENET = {
 }
 NO_OPTION: Mapping[str, Mapping[str, Any]] = {
     "convnets.networks.LeNet": _LENET,
-    "convnets.networks.VGG": {"norm": "none", "activation": "relu"},
+    "convnets.networks.VGG": {"norm": "none", "activation": "relu", "hidden": [4096, 4096]},
     "convnets.networks.ResNet": {**_RESNET, "bottleneck_ratio": "none"},
     "convnets.networks.RegNet": {"group_width": 16},
     "convnets.networks.ResNet18": _RESNET,

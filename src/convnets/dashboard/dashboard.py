@@ -134,7 +134,7 @@ class Dashboard(Callback):
             values = {f"activations/{name}": array for name, array in seen.activations.items()}
             values |= {f"gradients/{name}": array for name, array in self._gradients.items()}
             self._drawings.add(_write_histograms, self._writer, epoch, values)
-        if self.images:
+        if self.images and self._validated:  # none in an epoch without validation
             probed = Validation(_drawable(images), labels.numpy(), seen.scores)
             scores = as_array(torch.cat([scores for scores, _ in self._validated]))
             loader: Any = trainer.val_dataloaders

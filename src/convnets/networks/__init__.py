@@ -11,6 +11,7 @@ from convnets.networks.regnet import RegNet
 from convnets.networks.residual import Residual, ResNeXtBlock
 from convnets.networks.resnet import ResNet, ResNet18
 from convnets.networks.resnext import ResNeXt18
+from convnets.networks.speednet import SpeedNet
 from convnets.networks.summary import as_table, summarize
 from convnets.networks.vgg import VGG, VGG11_BLOCKS
 
@@ -30,6 +31,7 @@ __all__ = [
     "ResNet",
     "ResNet18",
     "Residual",
+    "SpeedNet",
     "as_table",
     "give_sizes",
     "head_of",

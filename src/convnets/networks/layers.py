@@ -9,8 +9,13 @@ from torch import nn
 # What a convolution takes for pixels beyond the border of its image. Away from the border all are equivariant to
 # translation; "circular" is so everywhere, at stride 1.
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-Activation = Literal["sigmoid", "tanh", "relu"]
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
+Activation = Literal["sigmoid", "tanh", "relu", "gelu"]
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+}
 Pooling = Literal["avg", "max"]
 POOLINGS: Mapping[str, type[nn.AvgPool2d | nn.MaxPool2d]] = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}
 Norm = Literal["none", "batch", "batch_after"]

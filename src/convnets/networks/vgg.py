@@ -36,8 +36,9 @@ class VGG(nn.Sequential):
 
     Args:
         blocks: (number of convolutions, output channels) of each block; each block halves the image.
-        dropout: probability of zeroing a unit after each of the two hidden dense layers.
+        dropout: probability of zeroing a unit after each hidden dense layer.
         norm: batch norm of the convolutions, before ("batch") or after ("batch_after") the activation.
+        hidden: units of each dense layer but the last.
 
     Raises:
         ValueError: the image is too small to be halved once per block.
@@ -55,21 +56,18 @@ class VGG(nn.Sequential):
         padding_mode: PaddingMode = "zeros",
         norm: Norm = "none",
         activation: Activation = "relu",
+        hidden: Sequence[int] = (4096, 4096),
     ) -> None:
         convolutions = []
         for num_convs, out_channels in blocks:
             convolutions.append(vgg_block(num_convs, in_channels, out_channels, padding_mode, norm, activation))
             in_channels = out_channels
         side = fitted_side(f"VGG with {len(blocks)} pooling blocks", convolutions, image_size)
-        activation_layer = ACTIVATIONS[activation]
+        dense: list[nn.Module] = []
+        size = in_channels * side * side
+        for width in hidden:
+            dense += [nn.Linear(size, width), ACTIVATIONS[activation](), nn.Dropout(dropout)]
+            size = width
         super().__init__(
-            *convolutions,  # (N, 128, 7, 7) of a 224x224 image
-            nn.Flatten(),
-            nn.Linear(in_channels * side * side, 4096),
-            activation_layer(),
-            nn.Dropout(dropout),
-            nn.Linear(4096, 4096),
-            activation_layer(),
-            nn.Dropout(dropout),
-            nn.Linear(4096, num_classes),
-        )
+            *convolutions, nn.Flatten(), *dense, nn.Linear(size, num_classes)
+        )  # of 224x224: (N, 128, 7, 7)

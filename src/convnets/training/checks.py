@@ -60,13 +60,28 @@ def check_combinations(config: DictConfig, callbacks: Sequence[Callback]) -> Non
             )
 
 
-def check_stopping(config: DictConfig) -> None:
-    """Check that early stopping waits for its metric to get better, not worse; warn where the test split decides.
+def check_watching(config: DictConfig, watched_by_schedule: str | None) -> None:
+    """Check what schedule and stopping watch, and how often; warn where the test split decides.
 
     Raises:
-        ConfigurationError: it would wait for the wrong direction.
+        ConfigurationError: the last epoch is not validated, or one that is waited for; or the stopping waits for its
+            metric to get worse.
     """
+    epochs, every = config.trainer.max_epochs, config.trainer.get("check_val_every_n_epoch", 1)
+    if epochs % every:
+        raise ConfigurationError(
+            f"trainer.check_val_every_n_epoch={every} leaves the last of {epochs} epochs without validation: set it to "
+            f"a number that divides {epochs}."
+        )
     stopping = config.get("stopping") or {}
+    watched = {"schedule": watched_by_schedule, "stopping": stopping.get("monitor")}
+    for key, metric in watched.items():
+        if str(metric).startswith("val/") and every > 1:
+            raise ConfigurationError(
+                f"{key}.monitor={metric} is needed in each epoch: set trainer.check_val_every_n_epoch=1."
+            )
+    if watched_by_schedule is not None:
+        _warn_of_test_split(watched_by_schedule, config, "The learning rate follows")
     if (metric := stopping.get("monitor")) is None:
         return
     better = "max" if metric.endswith("accuracy") else "min"
@@ -132,7 +147,6 @@ def load_and_check_images(
             the network, or the schedule does not fit the length of the training.
     """
     check_parts(config, classifier, datamodule.num_classes)
-    check_stopping(config)
     datamodule.prepare_data()
     datamodule.trainer = trainer
     with refusals_explained():
@@ -150,7 +164,7 @@ def load_and_check_images(
         )
         if isinstance(classifier.schedule, Schedule):
             classifier.schedule.check(classifier.build_optimizer(), trainer)
-            _warn_of_test_split(str(classifier.schedule.monitor), config, "The learning rate follows")
+        check_watching(config, classifier.schedule.monitor if isinstance(classifier.schedule, Schedule) else None)
         for split, limit in (("train", trainer.limit_train_batches), ("val", trainer.limit_val_batches)):
             num_batches = len(getattr(datamodule, f"{split}_dataloader")())
             if isinstance(limit, float) and int(limit * num_batches) == 0:

@@ -58,15 +58,16 @@ def conclude(
         _end_callbacks(trainer, classifier)
     trainer.ckpt_path = None  # else validation and test would load the last checkpoint's weights
     chosen = rows[-1]
-    if changing_callbacks(config):  # they may change the weights after the last validation, as an average does
+    # Callbacks may change the weights after the last validation, as an average does, or end the training before it.
+    if changing_callbacks(config) or "val/accuracy" not in chosen:
         trainer.validate(classifier, datamodule=datamodule, verbose=False)
         chosen = {**chosen, **classifier.metrics("val"), **history.logged(trainer, classifier)}
     averages = [callback for callback in trainer.callbacks if isinstance(callback, MovingAverage)]  # type: ignore[attr-defined]
     raw: Mapping[str, torch.Tensor] = averages[0].raw if averages else {}
     test_metrics = {}
     if config.data.holdout > 0:
-        best = rows[checkpoints.best_epoch - 1]
-        if best["val/accuracy"] >= chosen["val/accuracy"]:
+        best = rows[checkpoints.best_epoch - 1] if checkpoints.best_epoch else chosen
+        if best is not chosen and best["val/accuracy"] >= chosen["val/accuracy"]:
             chosen = best
             state = _best_checkpoint(checkpoints, run)
             classifier.load_state_dict(state["state_dict"])
