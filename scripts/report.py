@@ -25,6 +25,9 @@ command.add_argument(
 command.add_argument(
     "--html", action="store_true", help="write report.html too: one page, with confusion matrices and mistakes"
 )
+command.add_argument(
+    "--records", action="store_true", help="show what the recipes of experiment=modern/... and speedrun/... reached"
+)
 command.add_argument("--disk", action="store_true", help="show what the folders weigh instead")
 command.add_argument(
     "--prune", action="store_true", help="remove the checkpoints of finished runs, after asking, instead"
@@ -37,6 +40,7 @@ def main(arguments):
     from convnets.configuration.shell import script
     from convnets.files import RunFolderError, shown
     from convnets.runs.finding import find_folders, find_runs
+    from convnets.runs.run import read_run
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly, its files written
     folders = find_folders(arguments.folders)
@@ -53,9 +57,12 @@ def main(arguments):
 
         print(as_table([weigh(path) for path in paths]))
         return 0
+    if arguments.records:
+        from convnets.results.records import write_records
+
+        return print(write_records([read_run(path) for path in paths], arguments.to or Path("outputs/report")))
     from convnets.results.leaderboard import build_leaderboard
     from convnets.results.report import FILES, as_markdown, write_report
-    from convnets.runs.run import read_run
 
     by = [key.strip() for key in arguments.by.split(",") if key.strip()]
     leaderboard = build_leaderboard([read_run(path) for path in paths], arguments.metric, by)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -104,6 +106,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} is damaged. To train anew: {removal(path.parent)}")
     return content
+
+
+def processor_name() -> str:
+    """What the processor is called, as far as the system tells."""
+    with suppress(OSError):
+        if found := re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()):
+            return found[1]
+    return platform.processor() or "CPU"
 
 
 def read_table(path: Path) -> list[dict[str, float]]:

@@ -7,7 +7,6 @@ import gzip
 import itertools
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from convnets.benchmark.measuring import NUM_TRAINING_IMAGES, Marks, Task, peak_mib, reset_peak
 from convnets.configuration.shell import CONFIG_DIR
+from convnets.files import processor_name
 from convnets.training.command import compose, main
 
 INSTALL_D2L = "pip install --no-deps d2l && pip install pandas requests ipython matplotlib-inline scipy"
@@ -260,9 +260,8 @@ def _machine(task: Task, marks: Marks) -> dict[str, Any]:
         config, _, network = _parts(Task("machine", model), prepared=True)
         whole = summarize(network, config.data.resize)[0]
         flops[model] = whole.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
-    processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor[1] if processor else "CPU",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor_name(),
         "on_gpu": device.type == "cuda",
         "num_threads": torch.get_num_threads(),
         "versions": {

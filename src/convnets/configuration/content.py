@@ -38,6 +38,7 @@ NOT_RECIPE = {
 NO_VALUE: Mapping[str, Any] = {
     "compile": False,
     "computation": 1,
+    "data.fold": 0,
     "data.mix": "none",
     "data.normalize": "none",
     "loss._target_": "torch.nn.CrossEntropyLoss",
@@ -87,6 +88,7 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
     if not values.get("data.holdout"):  # without held-out images none are chosen, and the test split validates
         if "data.test_share" not in values:  # which the seed divides as well
             values.pop("data.split_seed", None)
+        values.pop("data.fold", None)
         values.pop("trainer.limit_test_batches", None)
     if (values.get("trainer.devices"), values.get("trainer.num_nodes", 1)) == (1, 1):
         values.pop("trainer.strategy", None)

@@ -87,7 +87,7 @@ BAND = Rule(
     lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] <= v[1] <= 1,
 )
 # Those of convnets.data.augmentation, which knows torch.
-AUGMENTATIONS = ("shift_flip", "crop_flip", "random_resized_crop", "erase", "color")
+AUGMENTATIONS = ("shift_flip", "nudge_flip", "crop_flip", "random_resized_crop", "erase", "color")
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")  # that a schedule or a stopping may watch
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 COMPILE_MODES = (*CUDA_GRAPH_MODES, "max-autotune-no-cudagraphs")
@@ -115,12 +115,13 @@ RULES: Mapping[str, Rule] = {
     "model.channels": WIDTHS,
     "model.hidden": WIDTHS,
     "model.num_convs": WIDTHS,
+    "model.depth": whole(1),
     "model.kernel_size": whole(1),
     "model.padding": one_of("half", "none"),
     "model.pooling": one_of("avg", "max"),
     "model.norm": one_of("none", "batch", "batch_after", "batch_convolutions", "batch_dense"),
     "model.norm_momentum": Rule("a number above 0 and up to 1", lambda v: SHARE.allows(v) and v > 0),
-    "model.scale": POSITIVE,
+    "model.temperature": POSITIVE,
     "model.stem": one_of("book", "small"),
     "model.growth": whole(1),
     "model.num_pointwise": whole(0),
@@ -136,6 +137,7 @@ RULES: Mapping[str, Rule] = {
     "data.cache_dir": PATH,
     "data.batch_size": whole(1),
     "data.holdout": whole(0),
+    "data.fold": whole(0),
     "data.device": one_of("auto", "cpu"),
     "data.split_seed": whole(0, 2**32 - 1),
     "data.augment": Rule(
@@ -165,6 +167,9 @@ RULES: Mapping[str, Rule] = {
     "loss.reduction": one_of("mean"),
     "optimizer.lr": POSITIVE,
     "optimizer.momentum": PROBABILITY,
+    "optimizer.others_lr": POSITIVE,
+    "optimizer.others_momentum": PROBABILITY,
+    "optimizer.num_iterations": whole(1),
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.fused": optional(FLAG),
     "schedule.max_lr": POSITIVE,

@@ -51,6 +51,11 @@ def shift_flip(images: Tensor, draws: Draws, max_shift: int = 2) -> Tensor:
     return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def nudge_flip(images: Tensor, draws: Draws) -> Tensor:
+    """Shift each image by up to a pixel each way and mirror half of them left to right: for networks of little room."""
+    return shift_flip(images, draws, max_shift=1)
+
+
 def crop_flip(images: Tensor, draws: Draws) -> Tensor:
     """Cut each image out of itself with 4 black pixels around, at random, and mirror half of them left to right.
 
@@ -155,6 +160,7 @@ def _on_device_of(images: Tensor, numbers: Tensor) -> Tensor:
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, Draws], Tensor]] = {
     "shift_flip": shift_flip,
+    "nudge_flip": nudge_flip,
     "crop_flip": crop_flip,
     "random_resized_crop": random_resized_crop,
     "erase": erase,

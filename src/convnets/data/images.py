@@ -33,6 +33,8 @@ class ImageDataModule(lightning.LightningDataModule):
         device: "auto", or "cpu" to keep the images in main memory and send each batch to a GPU.
         holdout: training images kept for validation, stratified; 0 trains on all and validates on the test split.
         split_seed: which images are held out.
+        fold: which of the disjoint sets of so many images that the seed makes, from 0: with a fifth of them held out,
+            the folds 0 to 4 are those of a cross-validation.
         augment: "none", or of `convnets.data.augmentation.AUGMENTATIONS` one name or several, in this order; for
             training batches.
         mix: "none", or one of `convnets.data.augmentation.MIXES`: training images are mixed once they are scaled, with
@@ -72,6 +74,7 @@ class ImageDataModule(lightning.LightningDataModule):
         steps_per_execution: int = 1,
         mix: str = "none",
         normalize: str = "none",
+        fold: int = 0,
     ) -> None:
         super().__init__()
         names = [augment] if isinstance(augment, str) else augment
@@ -85,6 +88,7 @@ class ImageDataModule(lightning.LightningDataModule):
         self.device = device
         self.holdout = holdout
         self.split_seed = split_seed
+        self.fold = fold
         self.seed = seed
         self.steps_per_execution = steps_per_execution
         self.splits: dict[str, ImageBatches] = {}
@@ -175,7 +179,12 @@ class ImageDataModule(lightning.LightningDataModule):
             raise ValueError(
                 f"data.holdout={self.holdout} leaves nothing of {len(labels)} training images: choose a smaller one."
             )
-        kept, held_out = stratified_split(labels, self.holdout, self.split_seed)
+        if (self.fold + 1) * self.holdout > len(labels):
+            raise ValueError(
+                f"data.fold={self.fold} is too high: {len(labels)} training images have {len(labels) // self.holdout} "
+                f"folds of data.holdout={self.holdout}, and the first is 0."
+            )
+        kept, held_out = stratified_split(labels, self.holdout, self.split_seed, self.fold)
         return {"train": train.part(kept), "val": train.part(held_out), **splits}
 
     @property

@@ -205,8 +205,10 @@ class BatchSampler(Sampler[Share]):
                 earlier.append(Share(*share[:3], []))
 
 
-def stratified_split(labels: Tensor, num_held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(labels: Tensor, num_held_out: int, seed: int, fold: int = 0) -> tuple[Tensor, Tensor]:
     """Split image numbers into (rest, held out), every class in proportion; both ascending.
+
+    Of another fold, 1, 2, ..., other images are held out: no two folds have one in common.
 
     Where the classes cannot share `num_held_out` equally, the first classes give one image more.
     """
@@ -218,4 +220,5 @@ def stratified_split(labels: Tensor, num_held_out: int, seed: int) -> tuple[Tens
         members = (shuffled == label).nonzero().squeeze(1)
         turn[members] = torch.arange(len(members), dtype=torch.float64).add(0.5) / len(members)
     dealt = order[turn.argsort(stable=True)]
-    return dealt[num_held_out:].sort().values, dealt[:num_held_out].sort().values
+    start, end = fold * num_held_out, (fold + 1) * num_held_out
+    return torch.cat([dealt[:start], dealt[end:]]).sort().values, dealt[start:end].sort().values

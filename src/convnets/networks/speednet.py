@@ -8,25 +8,28 @@ from torch import Tensor, nn
 from convnets.networks.layers import ACTIVATIONS, Activation, fitted_side
 
 
-class Scale(nn.Module):
-    """Multiplies by a constant."""
+class Temperature(nn.Module):
+    """Divides scores by a temperature."""
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.factor = factor
+        self.temperature = temperature
 
-    def forward(self, values: Tensor) -> Tensor:
-        """The values times the factor."""
-        return values * self.factor
+    def forward(self, scores: Tensor) -> Tensor:
+        """The scores, divided."""
+        return scores / self.temperature
 
 
-def speed_block(in_channels: int, out_channels: int, norm_momentum: float, activation: Activation) -> nn.Sequential:
-    """Two 3x3 convolutions, each with batch norm and activation; the first one's output is halved by max-pooling."""
+def speed_block(
+    num_convs: int, in_channels: int, out_channels: int, norm_momentum: float, activation: Activation
+) -> nn.Sequential:
+    """3x3 convolutions, each with batch norm and activation; the first one's output is halved by max-pooling."""
     layers: list[nn.Module] = []
-    for channels in (in_channels, out_channels):
-        layers.append(nn.Conv2d(channels, out_channels, kernel_size=3, padding=1, bias=False))
-        layers += [nn.MaxPool2d(kernel_size=2, stride=2)] if len(layers) == 1 else []
+    for _ in range(num_convs):
+        layers.append(nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False))
+        layers += [] if layers[1:] else [nn.MaxPool2d(kernel_size=2, stride=2)]
         layers += [nn.BatchNorm2d(out_channels, momentum=norm_momentum), ACTIVATIONS[activation]()]
+        in_channels = out_channels
     return nn.Sequential(*layers)
 
 
@@ -38,9 +41,10 @@ class SpeedNet(nn.Sequential):
 
     Args:
         channels: of the stem, then of each block.
+        depth: convolutions of each block.
         norm_momentum: of batch norm: the share of its running statistics that each batch renews. Short trainings need
             more than torch's 0.1.
-        scale: of the scores.
+        temperature: that the scores are divided by.
 
     Raises:
         ValueError: the image is too small to be halved once per block.
@@ -54,21 +58,23 @@ class SpeedNet(nn.Sequential):
         image_size: int = 28,
         in_channels: int = 1,
         num_classes: int = 10,
-        channels: Sequence[int] = (32, 64, 128, 128),
+        channels: Sequence[int] = (32, 64, 128),
+        depth: int = 3,
         activation: Activation = "gelu",
         norm_momentum: float = 0.4,
-        scale: float = 1 / 9,
+        temperature: float = 9.0,
     ) -> None:
         first, *_ = channels
         stem = nn.Sequential(
             nn.Conv2d(in_channels, first, kernel_size=4, stride=2, padding=1), ACTIVATIONS[activation]()
         )
         blocks = [
-            speed_block(before, after, norm_momentum, activation) for before, after in itertools.pairwise(channels)
+            speed_block(depth, before, after, norm_momentum, activation)
+            for before, after in itertools.pairwise(channels)
         ]
         fitted_side(f"SpeedNet with {len(blocks)} blocks", [stem, *blocks], image_size)
         head = nn.Linear(channels[-1], num_classes, bias=False)
-        super().__init__(stem, *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), head, Scale(scale))
+        super().__init__(stem, *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), head, Temperature(temperature))
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")

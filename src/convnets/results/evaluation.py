@@ -70,7 +70,7 @@ def evaluate(run: TrainedRun, split: str = "test", views: str | None = None) -> 
     if views not in VIEWS:
         raise ConfigurationError(f"Scores can be averaged over {', '.join(VIEWS)}, got {views!r}.")
     run.classifier.test_time_augmentation = views
-    scores, losses, labels = _outputs(run, split)
+    scores, losses, labels = split_outputs(run, split)
     run.classifier.test_time_augmentation = usual
     tally = Tally()
     for batch_losses, *batch in zip(losses, scores, labels, strict=True):
@@ -117,7 +117,7 @@ def files_of(run: TrainedRun, evaluation: Mapping[str, Any]) -> tuple[str, str, 
     return f"evaluation-{stem}.json", f"predictions-{stem}.csv", f"confusion-{stem}.png"
 
 
-def _outputs(run: TrainedRun, split: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def split_outputs(run: TrainedRun, split: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Scores (N, num_classes), losses (N,) and labels (N,) of each batch."""
     alone: dict[str, Any] = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
     if not torch.cuda.is_available():  # a run that was trained on a GPU can be evaluated without one

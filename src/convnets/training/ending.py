@@ -27,7 +27,7 @@ from convnets.configuration.content import TIMM, changing_callbacks, content_has
 from convnets.dashboard import Dashboard
 from convnets.dashboard.curves import curves_title, write_curves
 from convnets.data import ImageDataModule
-from convnets.files import RunFolderError, removal, write_atomically
+from convnets.files import RunFolderError, processor_name, removal, write_atomically
 from convnets.memory import device_peak_mib
 from convnets.runs.run import Run
 from convnets.text import count
@@ -100,7 +100,9 @@ def conclude(
         "images_per_second": round(statistics.median(row["images_per_second"] for row in rows), 1),
         "config_hash": content_hash(plain),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "num_parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
         "device": _device_name(trainer),
+        "processor": processor_name(),
         "device_peak_mib": None if (peak := device_peak_mib(trainer.strategy.root_device)) is None else round(peak, 1),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "git_commit": _git_commit(),
