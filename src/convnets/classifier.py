@@ -55,9 +55,8 @@ class Tally(Metric):
         self.num_images.add_(len(labels))
 
     def compute(self) -> dict[str, float]:
-        """Mean loss (nats) and share of correct images since the last reset, if any; waits for the device."""
-        if (num_images := self.num_images.item()) == 0:
-            return {}
+        """Mean loss (nats) and share of correct images since the last reset; waits for the device."""
+        num_images = self.num_images.item()
         return {"loss": self.loss_sum.item() / num_images, "accuracy": self.num_correct.item() / num_images}
 
 
@@ -192,7 +191,9 @@ class Classifier(lightning.LightningModule):
 
         Empty where the stage has had none, as in an epoch without validation.
         """
-        return {f"{stage}/{name}": value for name, value in self.tally(stage).compute().items()}
+        tally = self.tally(stage)
+        figures = tally.compute() if tally.update_called else {}
+        return {f"{stage}/{name}": value for name, value in figures.items()}
 
     def training_step(self, batch: Batch | tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Count a batch; return its mean loss.

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from convnets.data import FashionMNISTSampleDataModule
 from convnets.data.sampling import BatchSampler, ImageBatches, derive_seed, stratified_split
 
 
@@ -105,3 +106,20 @@ def test_reading_is_told_in_images():
     assert told == [2, 10]
     assert torch.equal(copy.stored, dataset.stored)
     assert copy.stored.data_ptr() != dataset.stored.data_ptr()
+
+
+def test_folds_are_disjoint_stratified_and_together_everything():
+    labels = torch.arange(10).repeat_interleave(40)
+    folds = [stratified_split(labels, 80, 3, fold) for fold in range(5)]
+    assert sorted(torch.cat([held_out for _, held_out in folds]).tolist()) == list(range(400))
+    for kept, held_out in folds:
+        assert labels[held_out].bincount().tolist() == [8] * 10
+        assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(400))
+
+
+def test_a_fold_beyond_the_last_is_refused():
+    datamodule = FashionMNISTSampleDataModule(holdout=200, fold=5)
+    with pytest.raises(
+        ValueError, match=r"data\.fold=5 is too high: 1000 training images have 5 folds of data\.holdout=200"
+    ):
+        datamodule.setup()

@@ -22,6 +22,8 @@ from convnets.networks import (
     ResNet18,
     ResNeXt18,
     ResNeXtBlock,
+    SpeedNet,
+    head_of,
 )
 from convnets.training.building import NOT_NETWORKS
 
@@ -270,3 +272,15 @@ def test_a_preactivated_block_normalises_before_each_convolution_and_leaves_the_
     for ours, theirs in both_gradients(block, by_hand, images):
         torch.testing.assert_close(ours, theirs)
     assert (block(images) < 0).any()
+
+
+def test_speednets_blocks_begin_as_the_identity_of_what_comes_in():
+    network = SpeedNet(channels=(8, 16, 24), depth=2)
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert [tuple(layer.weight.shape[:2]) for layer in convolutions] == [(8, 1), (16, 8), (16, 16), (24, 16), (24, 24)]
+    features = torch.rand(2, 8, 14, 14)
+    assert torch.equal(convolutions[1](features)[:, :8], features)
+    assert not torch.equal(convolutions[1](features)[:, 8:], features)
+    images = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(nn.Sequential(*list(network)[:-1])(images) / 9, network(images))
+    assert [*head_of(network)] == [network[-2]]

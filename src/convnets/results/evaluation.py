@@ -133,7 +133,7 @@ def split_outputs(run: TrainedRun, split: str) -> tuple[list[Tensor], list[Tenso
         trainer: lightning.Trainer = build_trainer(config, run.path)  # type: ignore[arg-type]
         batches: Any = trainer.predict(classifier, datamodule=datamodule)
     scores, losses, labels = zip(*batches, strict=True)
-    return ([part.cpu() for part in parts] for parts in (scores, losses, labels))  # type: ignore[return-value]
+    return tuple([part.cpu() for part in parts] for parts in (scores, losses, labels))  # type: ignore[return-value]
 
 
 def _reported(run: TrainedRun, split: str) -> dict[str, float]:
