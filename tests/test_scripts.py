@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from omegaconf import OmegaConf
@@ -38,12 +39,13 @@ def test_help_shows_every_group_and_seven_examples(run_script):
     finished = run_script("train.py", "--help")
     assert finished.returncode == 0
     groups = [path for path in CONF.iterdir() if path.is_dir()]
-    assert len(groups) == 12
+    assert len(groups) == 14
     for group in groups:
         names = sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml"))
-        exercises = [name for name in names if name.startswith("exercise/")]
-        folded = [f"exercise/NAME ({len(exercises)} of them)"] if exercises else []
-        choices = re.escape(", ".join([*(name for name in names if name not in exercises), *folded]))
+        long = [name for name in names if name.startswith(("exercise/", "speedrun/without/"))]
+        folders = Counter(name.rpartition("/")[0] for name in long)
+        folded = [f"{folder}/NAME ({number} of them)" for folder, number in folders.items()]
+        choices = re.escape(", ".join([*(name for name in names if name not in long), *folded]))
         assert re.search(rf"^  {group.name}= +\w[\w' ]+ {choices}$", finished.stdout, re.MULTILINE), group
     assert len(re.findall(r"^  python .*scripts/train\.py", finished.stdout, re.MULTILINE)) == 7
 

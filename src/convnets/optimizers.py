@@ -61,7 +61,7 @@ class Muon(Optimizer):
                 groups.append({"lr": others_lr, "momentum": others_momentum, **group, "params": rest})
         if not any(group.get("is_filters") for group in groups):
             raise ValueError("There is no convolution of more than 3 input channels: Muon is for others' filters.")
-        super().__init__(groups, {"weight_decay": weight_decay, "is_filters": False})
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "is_filters": False})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -39,7 +39,19 @@ def band(*overrides):
 
 CHOICES = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    for group in ("model", "data", "loss", "optimizer", "schedule", "init", "trainer", "callbacks", "logger")
+    for group in (
+        "model",
+        "data",
+        "loss",
+        "optimizer",
+        "schedule",
+        "averaging",
+        "stopping",
+        "init",
+        "trainer",
+        "callbacks",
+        "logger",
+    )
 }
 SINGLE = [f"{group}={choice}" for group, choices in CHOICES.items() for choice in choices]
 NEED_MORE = ("trainer=gpu", "model=timm", "data=image_folder")  # a GPU, a package, pictures

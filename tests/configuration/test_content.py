@@ -18,7 +18,7 @@ from convnets.configuration.content import (
 from convnets.training.command import compose as compose_and_name
 from convnets.training.command import prepare
 
-GROUPS = ("model", "data", "loss", "optimizer", "schedule", "init", "trainer")
+GROUPS = ("model", "data", "loss", "optimizer", "schedule", "averaging", "stopping", "init", "trainer")
 CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 # Of these, another model has the same keys.
 ALIKE = {
