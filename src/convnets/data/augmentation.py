@@ -23,7 +23,7 @@ class Draws:
         share: which of them the rank has.
         turns_seed: decides which images have their first turn in the first epoch; see `turns`.
         epoch: from 0.
-        numbers: which of the training images the rank's are, (N,).
+        numbers: which of the training images the rank's are, (N,); by default their places in the batch.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Draws:
 
     def turns(self) -> Tensor:
         """1 for each image in every second epoch, in which half of the images begin, and else 0: (N,)."""
-        assert self._numbers is not None
+        numbers = torch.arange(self._num_images)[self._share] if self._numbers is None else self._numbers
         # A multiplicative hash of the image's number: no state for all images, and the same on every rank.
-        mixed = (self._numbers + self._turns_seed % 2**20) * 2654435761 % 2**32
+        mixed = (numbers + self._turns_seed % 2**20) * 2654435761 % 2**32
         return ((mixed >> 16) + self._epoch) % 2
 
     def integers(self, num_choices: int) -> Tensor:
