@@ -115,9 +115,10 @@ def as_page(records: Sequence[Record]) -> str:
         "",
         "Mean and standard deviation over n seeds of the last epoch's weights; seconds of training, the median.",
     ]
-    lines += ["No figure was chosen by the test split, unless it says so.", "", "```"]
-    lines += [record.command for record in records]
-    lines += ["```", "", "Others' figures:", ""]
+    lines += ["No figure was chosen by the test split, unless it says so."]
+    if records:
+        lines += ["", "```", *(record.command for record in records), "```"]
+    lines += ["", "Others' figures:", ""]
     return "\n".join([*lines, *as_markdown(("network", "accuracy", "how it was made"), PUBLISHED, {0, 1, 2})])
 
 
