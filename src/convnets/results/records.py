@@ -70,13 +70,12 @@ def find_records(runs: Sequence[Run]) -> list[Record]:
 
 def _record(experiment: str, text: str, runs: Sequence[Run]) -> Record:
     one_each = list({run.seeds: run for run in runs}.values())
-    tested = [(run, run.value(_metric(run))) for run in one_each]
     command = re.search(r"^#   (python .*)$", text, re.MULTILINE)
     return Record(
         experiment,
         command[1] if command else f"python scripts/train.py experiment={experiment}",
         one_each,
-        [value for _, value in tested if value is not None],
+        [value for run in one_each if (value := run.value(_metric(run))) is not None],
         _doubts(one_each),
     )
 
