@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
 command = Command(__doc__)
 command.add_argument("folders", nargs="*", metavar="RUN|SWEEP", help="folders, their names in outputs/, or latest")
 command.add_argument("--port", type=int, help="(the first that is free from 6006 on)")
+command.add_argument("--open", action="store_true", help="show it in the browser")
 
 
 def main(arguments):
@@ -23,7 +24,7 @@ def main(arguments):
     num_runs = len(find_runs(folders))
     if not num_runs:
         raise RunFolderError(f"There is no run in {folders[0]} yet: {script('train')} makes one.")
-    return serve(folders, num_runs, arguments.port)
+    return serve(folders, num_runs, arguments.port, arguments.open)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -40,12 +41,23 @@ def test_runs_and_sweeps_have_their_names_in_tensorboard(tmp_path, monkeypatch):
 
 def test_the_dashboard_answers_says_when_its_port_is_taken_and_stops_cleanly(small, tmp_path):
     train(small("logger=tensorboard", "trainer.max_epochs=1"), tmp_path / "outputs" / "runs" / "one")
+    (tmp_path / "browser.py").write_text("import sys, pathlib; pathlib.Path('seen').write_text(sys.argv[1])")
     command = [sys.executable, str(ROOT / "scripts" / "dashboard.py"), "latest"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--open"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "BROWSER": f"{sys.executable} browser.py %s"},
+    )  # fmt: skip
     line = process.stdout.readline()
     assert line.startswith("TensorBoard shows outputs/runs/one at http://localhost:")
-    wait_until(lambda: asked(line.split()[4] + "data/runs") == ["one"])
-    taken = line.split()[4].rstrip("/").rpartition(":")[2]
+    page = urllib.parse.urlsplit(line.split()[4])
+    wait_until(lambda: asked(f"http://{page.netloc}/data/runs") == ["one"])
+    wait_until(lambda: (tmp_path / "seen").exists() and (tmp_path / "seen").read_text() == page.geturl())
+    query = urllib.parse.parse_qs(page.query)
+    assert (page.fragment, query["smoothing"]) == ("timeseries", ["0"])
+    pinned = json.loads(query["pinnedCards"][0])
+    assert pinned == [{"plugin": "scalars", "tag": tag} for tag in ("val/accuracy", "val/loss", "train/loss")]
+    assert {card["tag"] for card in pinned} <= {*asked(f"http://{page.netloc}/data/plugin/scalars/tags")["one"]}
+    taken = str(page.port)
     second = subprocess.run([*command, "--port", taken], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (second.returncode, second.stderr) == (1, f"Port {taken} is in use: leave --port away.\n")
     process.send_signal(signal.SIGINT)

@@ -1,5 +1,6 @@
 """Starts TensorBoard on the folders of runs."""
 
+import json
 import os
 import re
 import signal
@@ -7,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO
+from urllib.parse import urlencode
 
 from convnets.files import shown
 
@@ -19,6 +22,7 @@ IN_USE = "already in use"  # part of TensorBoard's message about a port
 # scalars is enough, with one an epoch. 0 does not mean all: its faster data server then keeps none.
 SAMPLES = "images=200,histograms=200,pr_curves=50,text=50"
 
+PINNED = ("val/accuracy", "val/loss", "train/loss")  # above all other charts
 MOST_TICKED = 40  # of more runs, TensorBoard's older pages show none until some are ticked
 
 
@@ -56,8 +60,20 @@ def command(folder: Path, port: int | None = None) -> list[str]:
     return [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), *options]
 
 
-def serve(folders: Sequence[Path], num_runs: int, port: int | None = None) -> int:
+def first_page(address: str) -> str:
+    """The address of the page to begin with: loss and accuracy pinned on top, curves as they are, not smoothed."""
+    cards = [{"plugin": "scalars", "tag": tag} for tag in PINNED]
+    query = urlencode({"pinnedCards": json.dumps(cards, separators=(",", ":")), "smoothing": 0}, safe="/:,")
+    return f"{address}?{query}#timeseries"
+
+
+def serve(folders: Sequence[Path], num_runs: int, port: int | None = None, opens: bool = False) -> int:
     """Run TensorBoard on the folders until a signal comes; return its exit code, 0 after a signal.
+
+    Args:
+        num_runs: in the folders.
+        port: see `command`.
+        opens: show the first page in the user's browser.
 
     Raises:
         BoardError: it ended by itself.
@@ -81,7 +97,10 @@ def serve(folders: Sequence[Path], num_runs: int, port: int | None = None) -> in
         while process.poll() is None:
             if address := re.search(r"http://localhost:\d+/", _read(errors)):
                 names = ", ".join(map(shown, folders))
-                print(f"TensorBoard shows {names} at {address[0]} (Ctrl-C stops it)", flush=True)
+                page = first_page(address[0])
+                print(f"TensorBoard shows {names} at {page} (Ctrl-C stops it)", flush=True)
+                if opens and not webbrowser.open(page):
+                    print("No browser was found here: open this address in yours.", flush=True)
                 if num_runs > MOST_TICKED:
                     print(
                         f"Of more than {MOST_TICKED} runs, here {num_runs}, Scalars and Custom Scalars show none at "
