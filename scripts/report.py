@@ -26,6 +26,11 @@ command.add_argument(
     "--html", action="store_true", help="write report.html too: one page, with confusion matrices and mistakes"
 )
 command.add_argument(
+    "--tensorboard",
+    action="store_true",
+    help="write the mean over the seeds and its band for TensorBoard too, as a run for each group",
+)
+command.add_argument(
     "--records", action="store_true", help="show what the recipes of experiment=modern/... and speedrun/... reached"
 )
 command.add_argument("--disk", action="store_true", help="show what the folders weigh instead")
@@ -76,6 +81,11 @@ def main(arguments):
         from convnets.results.page import write_page
 
         print(f"page: {shown(write_page(leaderboard, title, to))}")
+    if arguments.tensorboard:
+        from convnets.results.seed_means import in_words, write_seed_means
+
+        beside = [] if not arguments.folders and to.is_relative_to("outputs") else [*folders, to]
+        print(in_words(write_seed_means(leaderboard, to), beside))
     return 0
 
 

@@ -34,6 +34,13 @@ class Group:
         """The mean of a final number; None where some run lacks it."""
         return self.estimates[name].mean if name in self.estimates else None
 
+    def curve(self, name: str) -> list[tuple[int, list[float]]]:
+        """Each epoch with the values that the metric has after it, one for each run that has one."""
+        by_epoch = defaultdict(list)
+        for row in (row for run in self.runs for row in run.history if name in row):
+            by_epoch[int(row["epoch"])].append(row[name])
+        return sorted(by_epoch.items())
+
 
 @dataclass(frozen=True)
 class Comparison:

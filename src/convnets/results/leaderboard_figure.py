@@ -2,7 +2,6 @@
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -141,11 +140,8 @@ def _widen(axes: Axes, values: Sequence[float]) -> None:
 def _draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
     name = metric.replace("test/", "val/")
     for rank, group in reversed([*enumerate(groups[:NUM_COLORED])]):
-        by_epoch = defaultdict(list)
-        for row in (row for run in group.runs for row in run.history if name in row):
-            by_epoch[row["epoch"]].append(row[name])
-        if by_epoch:
-            epochs, values = zip(*sorted(by_epoch.items()), strict=True)
+        if curve := group.curve(name):
+            epochs, values = zip(*curve, strict=True)
             means = [statistics.fmean(some) for some in values]
             axes.plot(epochs, means, markersize=3, markevery=max(1, len(epochs) // 10), **_style(rank))
             lowest, highest = [min(some) for some in values], [max(some) for some in values]
