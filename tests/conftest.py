@@ -1,5 +1,7 @@
 import copy
 import functools
+import itertools
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from support.repository import ROOT
 from tensorboard.summary.writer import event_file_writer
 
@@ -65,3 +67,36 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         )
 
     return run_script
+
+
+@pytest.fixture
+def make_run(compose, tmp_path):
+    """Write the folder of a run as training leaves it: the composed configuration, and the result asked for."""
+    number = itertools.count()
+
+    def make_run(*overrides, accuracy=None, test=None, state="done", seconds=30.0, folder=None, status=(), **result):
+        path = tmp_path / (folder or f"sweep/{next(number)}")
+        path.mkdir(parents=True)
+        config = compose(*overrides)
+        OmegaConf.save(config, path / "config.yaml")
+        told = {"state": state, "epoch": 10, **dict(status)}
+        (path / "status.json").write_text(json.dumps(told))
+        if accuracy is not None:
+            (path / "metrics.csv").write_text(
+                f"epoch,train/loss,val/loss,val/accuracy\n1,2.0,2.1,0.1\n2,1.0,1.1,{accuracy}\n"
+            )
+            metrics = {"val/accuracy": accuracy, "val/loss": 1 - accuracy}
+            metrics |= {} if test is None else {"test/accuracy": test}
+            protocol = "holdout" if config.data.holdout else "test split"
+            told = {"metrics": metrics, "epochs": 10, "validated_on": protocol, "seconds": seconds, "device": "a GPU"}
+            told |= {
+                "images_per_second": 600_000 / seconds,
+                "versions": {"python": "3.11.7", "torch": "2.15.0"},
+                "git_commit": "abc",
+                **result,
+            }
+            (path / "result.json").write_text(json.dumps(told))
+            (path / "weights.safetensors").write_bytes(b"weights")
+        return path
+
+    return make_run

@@ -19,6 +19,10 @@ import pytest
 from PIL import Image
 from support.repository import ROOT
 
+from convnets.results.leaderboard import build_leaderboard
+from convnets.results.page import write_page
+from convnets.runs.finding import find_runs
+from convnets.runs.run import read_run
 from convnets.training.train import train
 
 ARTEFACTS = Path(__file__).parent / "artefacts"  # what a failed test saw
@@ -313,7 +317,8 @@ def test_the_report_needs_no_network(opened, outputs):
             assert f"{result(outputs, run)['metrics']['val/accuracy']:.4f}" in text
         assert len(page.elements("h3")) == 2
         assert len(page.elements("tbody tr")) == 2
-        page.has(1 + 2 * 3, "img", LOADED)  # the leaderboard; of each recipe curves, confusion matrix and mistakes
+        page.has(2 + 2, "figure > svg", "e.getBoundingClientRect().height > 100")  # cost and curves; each recipe's
+        page.has(2 * 2, "img", LOADED)  # of each recipe the confusion matrix and mistakes
         assert page.count("img", "!e.alt") == 0
         wider = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert page.browser.execute_script(wider) <= 0
@@ -321,3 +326,31 @@ def test_the_report_needs_no_network(opened, outputs):
         asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         assert asked
         assert [url[:80] for url in asked if not url.startswith((path.as_uri(), "data:"))] == []
+
+
+def test_the_report_sorts_and_filters_its_tables_and_fits_a_phone_in_the_dark(opened, browser, make_run, tmp_path):
+    sample = ["data=fashion_mnist_sample"]
+    for number in range(6):
+        make_run(*sample, f"model.lr={0.1 * (number + 1):.1f}", accuracy=0.5 + number / 100)
+    make_run(*sample, state="paused", status={"epoch": 3})
+    page_path = write_page(build_leaderboard([read_run(path) for path in find_runs([tmp_path])]), "T", tmp_path)
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    try:
+        with opened(page_path.as_uri()) as page:
+            page.shows("1 paused", "3/10")
+            run = page.browser.execute_script
+            assert run("return document.documentElement.scrollWidth") <= 390
+            assert run("return getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
+            rows = "document.querySelectorAll('.board tbody tr:not([hidden])')"
+            accuracies = f"return [...{rows}].map(e => e.cells[3].textContent)"
+            assert run(accuracies) == ["0.5500", "0.5400", "0.5300", "0.5200", "0.5100", "0.5000"]
+            page.elements("th button")[3].click()
+            assert run(accuracies) == ["0.5000", "0.5100", "0.5200", "0.5300", "0.5400", "0.5500"]
+            page.elements("input")[0].send_keys("lenet 0.3")
+            assert run(accuracies) == ["0.5200"]
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

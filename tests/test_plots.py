@@ -170,3 +170,13 @@ def test_names_are_no_formulas():
     figure = plots.confusion_matrix(np.eye(3, dtype=int), names, "$5 or $6")
     figure.canvas.draw()
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
+
+
+def test_an_svg_for_a_page_takes_the_page_s_colors_and_keeps_its_texts():
+    drawn = plots.as_svg(plots.training_curves([{"epoch": 1, "train/loss": 2.0, "val/loss": 1.0}], "LeNet < VGG"))
+    assert drawn.startswith('<svg fill="currentColor"')
+    assert "LeNet &lt; VGG" in drawn
+    assert plots.BLUE.lower() in drawn
+    assert "#000000" not in drawn
+    assert "#ffffff" not in drawn
+    assert 'pt"' not in drawn.partition(">")[0]  # as wide as there is room

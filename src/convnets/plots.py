@@ -1,6 +1,7 @@
 """The figures that more than one room draws, and what all figures share."""
 
 import io
+import re
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
@@ -215,6 +216,20 @@ def as_png(figure: Figure, dpi: float) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=dpi)
     return picture.getvalue()
+
+
+def as_svg(figure: Figure) -> str:
+    """Render a figure to stand within an HTML page: as wide as there is room, black parts in the colour of the text.
+
+    Texts stay texts, so that they are sharp at every size.
+    """
+    picture = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(picture, format="svg", transparent=True, metadata={"Date": None})
+    content = picture.getvalue()
+    drawn = content[content.index("<svg ") :].replace("<svg ", '<svg fill="currentColor" ', 1)
+    drawn = re.sub(r' (width|height)="[\d.]+pt"', "", drawn, count=2).replace("fill: #ffffff", "fill: none")
+    return re.sub(r"(stroke|fill): #000000", r"\1: currentColor", drawn)
 
 
 def pixels(figure: Figure, dpi: float = 100) -> NDArray[np.uint8]:

@@ -1,8 +1,9 @@
 """The leaderboard's figure: scores against cost, over the epochs, and by each swept key."""
 
+import functools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib.lines
@@ -31,26 +32,30 @@ def leaderboard(sections: Sequence[tuple[str, Sequence[Group]]], metric: str) ->
 
     The first twelve have a colour and a number; the others are grey, without their intervals.
     """
-    swept = [_swept(groups) for _, groups in sections]
-    widths = [2 if len(keys) in (0, 2) else 3 for keys in swept]
-    num_rows = [math.ceil((2 + len(keys)) / width) for keys, width in zip(swept, widths, strict=True)]
+    drawn = [panels(groups, metric) for _, groups in sections]
+    widths = [2 if len(several) in (2, 4) else 3 for several in drawn]
+    num_rows = [math.ceil(len(several) / width) for several, width in zip(drawn, widths, strict=True)]
     lengths = [min(len(groups), NUM_COLORED) for _, groups in sections]
     heights = [3.5 * rows + 0.13 * length + 1 for rows, length in zip(num_rows, lengths, strict=True)]
     figure = Figure(figsize=(12, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(sections), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for part, (title, groups), keys, rows, columns in zip(parts, sections, swept, num_rows, widths, strict=True):
+    for part, (title, groups), several, rows, columns in zip(parts, sections, drawn, num_rows, widths, strict=True):
         part.suptitle(plots.wrapped(title, figure.get_figwidth(), weight="bold"), fontweight="bold")
-        panels = part.subplots(rows, columns, squeeze=False).flatten()
-        _draw_cost(panels[0], groups, metric)
-        _draw_curves(panels[1], groups, metric)
-        for axes, key in zip(panels[2:], keys, strict=False):
-            _draw_swept(axes, groups, key, metric)
-        for axes in panels[2 + len(keys) :]:
+        places = part.subplots(rows, columns, squeeze=False).flatten()
+        for axes, draw_panel in zip(places, several, strict=False):
+            draw_panel(axes)
+        for axes in places[len(several) :]:
             axes.remove()
         lines = [_line(rank, group) for rank, group in enumerate(groups[:NUM_COLORED])]
         num_columns = 2 if max(len(str(line.get_label())) for line in lines) <= 75 else 1
         part.legend(handles=lines, loc="outside lower left", ncols=num_columns, fontsize=9, frameon=False)
     return figure
+
+
+def panels(groups: Sequence[Group], metric: str) -> list[Callable[[Axes], None]]:
+    """What draws each panel of a section: score against cost, over the epochs, by each swept key."""
+    swept = [functools.partial(_draw_swept, key=key) for key in _swept(groups)]
+    return [functools.partial(each, groups=groups, metric=metric) for each in (_draw_cost, _draw_curves, *swept)]
 
 
 def _swept(groups: Sequence[Group]) -> list[str]:
@@ -69,7 +74,8 @@ def _are_numbers(values: Iterable[Any]) -> bool:
     return all(type(value) in (int, float) for value in values)
 
 
-def _style(rank: int) -> dict[str, Any]:
+def style(rank: int) -> dict[str, Any]:
+    """The colour, marker and line of the group at this place, 0 the best."""
     number = rank % len(plots.COLORS)
     linestyle = "-" if rank < len(plots.COLORS) else "--"
     return {"color": plots.COLORS[number], "marker": "osD^vPX"[number], "linestyle": linestyle}
@@ -77,7 +83,7 @@ def _style(rank: int) -> dict[str, Any]:
 
 def _line(rank: int, group: Group) -> matplotlib.lines.Line2D:
     label = group.label if len(group.label) <= 130 else f"{group.label[:127]}..."
-    return matplotlib.lines.Line2D([], [], markersize=5, label=f"{rank + 1}  {label}", **_style(rank))
+    return matplotlib.lines.Line2D([], [], markersize=5, label=f"{rank + 1}  {label}", **style(rank))
 
 
 def _bounds(metric: str) -> tuple[float, float]:
@@ -105,8 +111,8 @@ def _draw_scores(axes: Axes, positions: Sequence[float | None], groups: Sequence
             score, error = scores[rank], errors[rank]
             ends = np.clip([score - error, score + error], *_bounds(metric))
             interval = np.abs(ends - score)[:, None] if error else None
-            style = {**_style(rank), "linestyle": "none"}
-            axes.errorbar(x, score, yerr=interval, capsize=3, markersize=6, **style)
+            marker = {**style(rank), "linestyle": "none"}
+            axes.errorbar(x, score, yerr=interval, capsize=3, markersize=6, **marker)
     room = max(np.ptp(scores), 1.5 * np.median(errors))  # two seeds may have an interval ten times as long as the rest
     if room > 0:
         lowest = max((scores - errors).min(), scores.min() - room)
@@ -120,7 +126,7 @@ def _draw_cost(axes: Axes, groups: Sequence[Group], metric: str) -> None:
     _draw_scores(axes, seconds, groups, metric)
     for rank, (x, group) in enumerate(zip(seconds[:NUM_COLORED], groups, strict=False)):
         if x is not None:
-            options = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": _style(rank)["color"]}
+            options = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": style(rank)["color"]}
             place = (x, group.estimates[metric].mean)
             axes.annotate(str(rank + 1), place, (7, 0), **options)  # beside it: the axis may end above it
     _widen(axes, [x for x in seconds if x is not None])
@@ -143,9 +149,9 @@ def _draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
         if curve := group.curve(name):
             epochs, values = zip(*curve, strict=True)
             means = [statistics.fmean(some) for some in values]
-            axes.plot(epochs, means, markersize=3, markevery=max(1, len(epochs) // 10), **_style(rank))
+            axes.plot(epochs, means, markersize=3, markevery=max(1, len(epochs) // 10), **style(rank))
             lowest, highest = [min(some) for some in values], [max(some) for some in values]
-            axes.fill_between(epochs, lowest, highest, color=_style(rank)["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(epochs, lowest, highest, color=style(rank)["color"], alpha=0.15, linewidth=0)
     axes.set(title="over the epochs: mean, lowest to highest", xlabel="epoch", ylabel=name)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
     _keep_within(axes, metric)

@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML page that needs no network and no script, for a person who was not there."""
+"""The leaderboard as one HTML page that needs no network, for a person who was not there."""
 
 import base64
 from datetime import datetime
@@ -15,10 +15,9 @@ from convnets.data.archive import DataUnavailableError
 from convnets.files import RunFolderError, shown, write_atomically
 from convnets.results.evaluation import load_evaluation, load_predictions
 from convnets.results.leaderboard import Board, Group, Leaderboard, figures, lower_is_better
-from convnets.results.leaderboard_figure import draw
-from convnets.results.report import NUM_SENTENCES, Column, cells, fixed, verdict
+from convnets.results.leaderboard_figure import NUM_COLORED, panels, style
+from convnets.results.report import NUM_SENTENCES, Column, cells, fixed, in_total, unfinished, verdict
 from convnets.results.trained_run import TrainedRun
-from convnets.text import count
 
 FILE = "report.html"
 NUM_GROUPS_SHOWN = 6  # each with curves, confusion matrix and mistakes of one of its runs
@@ -33,16 +32,19 @@ def write_page(leaderboard: Leaderboard, title: str, folder: Path) -> Path:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    header, rows = unfinished(leaderboard)
     page = templates.get_template("page.html.j2").render(
         title=title,
         leaderboard=leaderboard,
-        num_runs=count(len(leaderboard.runs), "run"),
-        num_done=f"{sum(run.state == 'done' for run in leaderboard.runs):,}",
+        total=in_total(leaderboard),
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
-        overview=_encoded(draw(leaderboard)) if leaderboard.boards else None,
         direction="lower" if lower_is_better(metric) else "higher",
-        boards=[(board, *_table(board, metric), _verdicts(board)) for board in leaderboard.boards],
-        unfinished=[[run.state, shown(run.path), run.epoch, run.error] for run in leaderboard.unfinished],
+        boards=[
+            (board, *_table(board, metric), _charts(board, metric), _verdicts(board)) for board in leaderboard.boards
+        ],
+        colors=[style(rank)["color"] for rank in range(NUM_COLORED)],
+        unfinished_header=header,
+        unfinished=rows,
         closer_looks=[_closer_look(group, metric) for group in groups],
     )
     write_atomically(folder / FILE, page)
@@ -62,6 +64,16 @@ def _table(board: Board, metric: str) -> tuple[list[str], list[list[str]]]:
     return cells(figures(board, metric), columns)
 
 
+def _charts(board: Board, metric: str) -> list[str]:
+    """The panels of the leaderboard's figure, each as an SVG of its own, so that a phone shows them one by one."""
+    charts = []
+    for draw_panel in panels(board.groups, metric):
+        figure = Figure(figsize=(5, 3.4), layout="constrained")
+        draw_panel(figure.add_subplot())
+        charts.append(plots.as_svg(figure))
+    return charts
+
+
 def _verdicts(board: Board) -> list[str]:
     best, *others = board.groups
     pairs = zip(others, board.comparisons, strict=True)
@@ -71,12 +83,9 @@ def _verdicts(board: Board) -> list[str]:
 def _closer_look(group: Group, metric: str) -> dict[str, Any]:
     """One run of the group: its curves, and what it gets wrong."""
     run = TrainedRun(min(run.path for run in group.runs))
-    pictures, error = [], None
-    if rows := run.history:
-        curves = plots.training_curves(rows, group.label)
-        pictures.append((_encoded(curves), "Losses and validation accuracy by the epoch."))
+    pictures, error, rows = [], None, run.history
     try:
-        pictures += _evaluated(run)
+        pictures = _evaluated(run)
     except (RunFolderError, ConfigurationError, DataUnavailableError) as reason:
         error = str(reason)
     return {
@@ -84,6 +93,7 @@ def _closer_look(group: Group, metric: str) -> dict[str, Any]:
         "one_of": f"One of its {len(group.runs):,} runs: " if len(group.runs) > 1 else "",
         "folder": shown(run.path),
         "score": fixed(run.value(metric)),
+        "curves": plots.as_svg(plots.training_curves(rows, group.label)) if rows else None,
         "pictures": pictures,
         "error": error,
     }
@@ -101,12 +111,12 @@ def _evaluated(run: TrainedRun) -> list[tuple[str, str]]:
     images = run.datamodule.splits["test"][surest][0]
     labels, guesses, sureness = (values[surest].numpy() for values in predictions)
     mistakes = plots.predictions(
-        images.permute(0, 2, 3, 1).numpy(), labels, guesses, sureness, names, "The surest mistakes"
+        images.permute(0, 2, 3, 1).numpy(), labels, guesses, sureness, names, "The most confident mistakes"
     )
-    words = f"Hardest for it: {weakest['class']}, of which it finds {weakest['recall']:.0%}."
+    words = f"The hardest class is {weakest['class']}: {weakest['recall']:.0%} of its images are found."
     return [
-        (_encoded(plots.confusion_matrix(matrix, names, title)), f"What is taken for what. {words}"),
-        (_encoded(mistakes), "What it was surest of and wrong about: what it said, how surely, and what it is."),
+        (_encoded(plots.confusion_matrix(matrix, names, title)), f"Confusion matrix. {words}"),
+        (_encoded(mistakes), "The most confident mistakes, each with the predicted class and the true one."),
     ]
 
 

@@ -35,16 +35,21 @@ def as_markdown(leaderboard: Leaderboard, title: str, most_rows: int | None = No
     Args:
         most_rows: of each table; the rest is counted.
     """
-    states = Counter(run.state for run in leaderboard.runs)
-    total = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
-    lines = [f"# {title}", "", f"{text.count(len(leaderboard.runs), 'run')}: {total}."]
+    lines = [f"# {title}", "", in_total(leaderboard)]
     for board in leaderboard.boards:
         lines += ["", *_board_lines(board, leaderboard, most_rows)]
     if leaderboard.warnings:
         lines += ["", "## Warnings", "", *(f"- {warning}" for warning in leaderboard.warnings)]
     if leaderboard.unfinished:
-        lines += ["", "## Not finished", "", *_unfinished_lines(leaderboard, most_rows)]
+        lines += ["", "## Not finished", "", *_table(*unfinished(leaderboard), {0, 1, 5, 6}, most_rows)]
     return "\n".join(lines)
+
+
+def in_total(leaderboard: Leaderboard) -> str:
+    """How many runs there are, and of each state."""
+    states = Counter(run.state for run in leaderboard.runs)
+    total = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
+    return f"{text.count(len(leaderboard.runs), 'run')}: {total}."
 
 
 def _board_lines(board: Board, leaderboard: Leaderboard, most_rows: int | None) -> list[str]:
@@ -116,7 +121,8 @@ def verdict(best: Group, other: Group, comparison: Comparison, pairs: str = "see
     return f"{ahead.label} is ahead of {behind.label} by {evidence}."
 
 
-def _unfinished_lines(leaderboard: Leaderboard, most_rows: int | None) -> list[str]:
+def unfinished(leaderboard: Leaderboard) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the table of runs without a result."""
     metric = leaderboard.metric
     header = ["state", "runs", "seed", "epoch", metric, "folder", "error"]
     rows = []
@@ -125,7 +131,7 @@ def _unfinished_lines(leaderboard: Leaderboard, most_rows: int | None) -> list[s
         epoch = f"{run.epoch}/{num_epochs}" if (num_epochs := run.values.get("trainer.max_epochs")) else str(run.epoch)
         latest = fixed(run.latest(metric))
         rows.append([run.state, name, str(run.values.get("seed", "")), epoch, latest, shown(run.path), run.error])
-    return _table(header, rows, {0, 1, 5, 6}, most_rows)
+    return header, rows
 
 
 def _table(

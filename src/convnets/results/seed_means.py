@@ -52,8 +52,8 @@ def in_words(written: Sequence[Path], beside: Iterable[Path]) -> str:
         return "for TensorBoard: nothing, as no two runs differ in their seed alone."
     folders = dict.fromkeys(typed(path) for path in beside)
     return (
-        f"for TensorBoard, in {shown(written[0].parent)}: the means of {count(len(written), 'group')} (bands are in its "
-        f"page Custom Scalars). To see them: {script('dashboard', *folders)}"
+        f"for TensorBoard, in {shown(written[0].parent)}: the means of {count(len(written), 'group')} (their bands are "
+        f"in its page Custom Scalars). To see them: {script('dashboard', *folders)}"
     )
 
 
