@@ -42,6 +42,7 @@ CHOICES = {
 }
 SINGLE = [f"{group}={choice}" for group, choices in CHOICES.items() for choice in choices]
 NEED_MORE = ("trainer=gpu", "model=timm", "data=image_folder")  # a GPU, a package, pictures
+NEED_MORE += ("logger=mlflow", "logger=wandb", "logger=trackio")  # packages: see tests/training/test_loggers.py
 
 
 @pytest.mark.parametrize("override", [item for item in SINGLE if item not in NEED_MORE])

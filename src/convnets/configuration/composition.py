@@ -99,7 +99,7 @@ def adding_keys(words: Sequence[str]) -> list[str]:
     for word in words:
         match = re.match(r"(\w+)\.([\w.]+)=", word)
         if match and (CONFIG_DIR / match[1]).is_dir():
-            names = chosen[match[1]].split(",") if match[1] in chosen else choices_of(match[1], folders)
+            names = chosen[match[1]].strip("[]").split(",") if match[1] in chosen else choices_of(match[1], folders)
             texts = [main, *_texts(match[1], names, folders)]
             if not any(re.search(rf"^\s*{match[2].rpartition('.')[2]}:", text, re.MULTILINE) for text in texts):
                 word = f"++{word}"
@@ -147,7 +147,7 @@ def recompose(hydra_config: DictConfig, choices: Mapping[str, str | None]) -> Di
     wanted = {group: choice for group, choice in choices.items() if choice is not None}
     composed = compose((*search_path, *(f"{group}={c}" for group, c in wanted.items() if c != usual.get(group))))
     made = choices_made(composed.hydra)
-    if any(made.get(group) != choice for group, choice in wanted.items()):  # one brings another, as model=timm does
+    if any(made.get(group, choice) != choice for group, choice in wanted.items()):  # one brings others, as timm does
         composed = compose((*search_path, *(f"{group}={choice}" for group, choice in wanted.items())))
     return composed
 
@@ -174,6 +174,7 @@ def checked(root: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ConfigurationError(
                 f"conf/{group}/{choices[group]}.yaml must begin with '# @package _global_' and set something."
             )
+    choices.setdefault("logger", f"[{','.join(map(str, root.logger))}]")  # Hydra records no list; each names its item
     config = resolve(root)
     reference = resolve(recompose(root.hydra, {**choices, "experiment": None, "sweep": None}), complete=False)
     check(config, reference)

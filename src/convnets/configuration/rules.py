@@ -194,6 +194,18 @@ RULES: Mapping[str, Rule] = {
     "trainer.deterministic": FLAG,
     "trainer.sync_batchnorm": FLAG,
     "callbacks.dashboard.every": optional(whole(1)),
+    "logger.csv.flush_logs_every_n_steps": whole(1),
+    "logger.mlflow.experiment_name": TEXT,
+    "logger.mlflow.run_name": optional(TEXT),
+    "logger.mlflow.tracking_uri": optional(TEXT),
+    "logger.mlflow.artifact_location": optional(TEXT),
+    "logger.wandb.project": TEXT,
+    "logger.wandb.name": optional(TEXT),
+    "logger.wandb.entity": optional(TEXT),
+    "logger.wandb.offline": FLAG,
+    "logger.trackio.project": TEXT,
+    "logger.trackio.name": optional(TEXT),
+    "logger.trackio.space_id": optional(TEXT),
 }
 PATHS = (
     *(key for key, rule in RULES.items() if rule.wording.startswith(PATH.wording)),

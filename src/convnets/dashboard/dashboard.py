@@ -19,7 +19,7 @@ from convnets.dashboard.norms import layer_weights
 from convnets.dashboard.pictures import Snapshot, Validation, draw, surest_mistakes
 from convnets.dashboard.probe import Array, as_array, look, probe_numbers, sampled
 from convnets.dashboard.run_summary import write_summary
-from convnets.dashboard.writer import writer_of
+from convnets.dashboard.writer import Album, albums_of, writer_of
 from convnets.data import ImageDataModule
 from convnets.text import count, duration
 
@@ -37,6 +37,8 @@ CHARTS = {
 
 class Dashboard(Callback):
     """Writes pictures, histograms and a summary to TensorBoard. Their step is the epoch; the summary's, one more.
+
+    Pictures go to every other logger that takes them, too.
 
     By default the 1st, 2nd, 4th, 8th epoch and so on are pictured, and the last. The pictures show the same 20
     validation images each time with the predicted classes; the most confident mistakes; the confusion matrix; the first
@@ -62,6 +64,7 @@ class Dashboard(Callback):
         self.summary = summary
         self.every = every
         self._writer: SummaryWriter | None = None  # while training
+        self._albums: list[Album] = []
         self._drawings = Drawings()
         self._waited_seconds = 0.0
         self._num_pictured = 0
@@ -74,8 +77,8 @@ class Dashboard(Callback):
         return due or epoch == num_epochs
 
     def _is_due(self, trainer: Trainer) -> bool:
-        wanted = self._writer is not None and (self.images or self.histograms)
-        return wanted and self.is_pictured(trainer.current_epoch + 1, trainer.max_epochs)
+        wanted = (self._albums and self.images) or (self._writer is not None and self.histograms)
+        return bool(wanted) and self.is_pictured(trainer.current_epoch + 1, trainer.max_epochs)
 
     @contextmanager
     def _training_waits(self) -> Iterator[None]:
@@ -87,7 +90,7 @@ class Dashboard(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Define the charts that hold two curves each; a resumed run has them already."""
-        self._writer = writer_of(trainer)
+        self._writer, self._albums = writer_of(trainer), albums_of(trainer)
         if self._writer is not None and trainer.ckpt_path is None:
             self._writer.add_custom_scalars(CHARTS)
 
@@ -120,17 +123,17 @@ class Dashboard(Callback):
             self._validated = []
 
     def _picture(self, trainer: Trainer, classifier: Classifier) -> None:
-        assert self._writer is not None
         epoch = trainer.current_epoch + 1
         datamodule = ImageDataModule.of(trainer)
         dataset = datamodule.splits["val"]
         images, labels = dataset[probe_numbers(dataset.labels, min(NUM_PROBED, datamodule.batch_size))]
         seen = look(trainer, classifier, datamodule.to_network_input(images.to(classifier.device)))
-        for kind, shares in (("saturated_sigmoids", seen.saturated), ("dead_relus", seen.dead)):
-            for name, share in shares.items():
-                self._writer.add_scalar(f"{kind}/{name}", share, epoch)
-        self._writer.flush()
-        if self.histograms:
+        if self._writer is not None:
+            for kind, shares in (("saturated_sigmoids", seen.saturated), ("dead_relus", seen.dead)):
+                for name, share in shares.items():
+                    self._writer.add_scalar(f"{kind}/{name}", share, epoch)
+            self._writer.flush()
+        if self.histograms and self._writer is not None:
             values = {f"activations/{name}": array for name, array in seen.activations.items()}
             values |= {f"gradients/{name}": array for name, array in self._gradients.items()}
             self._drawings.add(_write_histograms, self._writer, epoch, values)
@@ -146,7 +149,7 @@ class Dashboard(Callback):
             convolution = next((weight for weight in classifier.network.parameters() if weight.ndim == 4), None)
             kernels = None if convolution is None else as_array(convolution.mean(dim=1))
             snapshot = Snapshot(epoch, datamodule.class_names, probed, seen, mistakes, matrix, kernels)
-            self._drawings.add(draw, self._writer, snapshot)
+            self._drawings.add(draw, self._albums, snapshot)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the drawing thread, and log what the pictures cost."""

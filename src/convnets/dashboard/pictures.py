@@ -1,4 +1,4 @@
-"""Draws the pictures of one epoch and writes them to TensorBoard."""
+"""Draws the pictures of one epoch."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,10 +7,10 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
 
 from convnets import plots
 from convnets.dashboard.probe import SATURATED_WITHIN, Array, Observation
+from convnets.dashboard.writer import Album
 from convnets.text import count
 
 NUM_EXAMPLES = 20  # in a picture
@@ -37,11 +37,12 @@ class Snapshot(NamedTuple):
     kernels: Array | None
 
 
-def draw(writer: SummaryWriter, snapshot: Snapshot) -> None:
-    """Draw an epoch's pictures and write them to TensorBoard."""
+def draw(albums: Sequence[Album], snapshot: Snapshot) -> None:
+    """Draw an epoch's pictures and hand them to every album."""
     for name, figure in figures(snapshot).items():
-        writer.add_image(f"pictures/{name}", plots.pixels(figure), snapshot.epoch, dataformats="HWC")
-    writer.flush()
+        pixels = plots.pixels(figure)
+        for add in albums:
+            add(f"pictures/{name}", pixels, snapshot.epoch)
 
 
 def figures(snapshot: Snapshot) -> dict[str, Figure]:

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from convnets.networks.timm import pretrained_weights
 from convnets.runs.finding import find_run
 from convnets.training.checks import check_combinations
 from convnets.training.instantiation import instantiate, refusals_explained
+from convnets.training.loggers import build_loggers
 from convnets.training.schedule import Schedule
 
 # Keys of `model` that are no arguments of the network.
@@ -132,7 +133,7 @@ def build_trainer(
     options["sync_batchnorm"] = options["sync_batchnorm"] and on_gpu  # torch has it for GPUs only
     if options["precision"] == "16-mixed" and not on_gpu:
         raise ConfigurationError("trainer.precision=16-mixed needs a GPU: set bf16-mixed or 32-true.")
-    loggers = _build_loggers(config.logger, run_dir, epochs_done)
+    loggers = build_loggers(config.logger, run_dir, epochs_done)
     environment: list[Any] = _cluster_environment()
     with refusals_explained():
         trainer = lightning.Trainer(
@@ -224,15 +225,3 @@ def _uses_gpu(accelerator: str) -> bool:
     if accelerator in ("gpu", "cuda", "mps") and not has_gpu:
         raise ConfigurationError(f"trainer.accelerator={accelerator}, but torch finds no GPU here: set trainer=cpu.")
     return has_gpu and accelerator != "cpu"
-
-
-def _build_loggers(group: Mapping[str, Any], run_dir: Path, epochs_done: int) -> list[Any]:
-    """Build the loggers: TensorBoard's writes into the run's folder, any other into loggers/NAME."""
-    loggers = []
-    for name, item in group.items():
-        if item and item._target_ == "lightning.pytorch.loggers.TensorBoardLogger":
-            # In the first process too: TensorBoard ignores the first mark of a start that it finds in a folder.
-            loggers.append(instantiate(item, save_dir=str(run_dir), purge_step=epochs_done + 1))
-        elif item:
-            loggers.append(instantiate(item, save_dir=str(run_dir / "loggers" / str(name))))
-    return loggers

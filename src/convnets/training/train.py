@@ -23,6 +23,7 @@ from convnets.training.building import build_classifier, build_datamodule, build
 from convnets.training.checks import load_and_check_images
 from convnets.training.console import describe_result, describe_training, logging_to, quieten_lightning
 from convnets.training.ending import conclude, explain_and_mark
+from convnets.training.loggers import begin, end
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +95,15 @@ def _start_or_resume(
         del checkpoint  # its memory is needed
         reset_device_peak(trainer.strategy.root_device)
         try:
+            begin(trainer.loggers, plain, run.path)
             trainer.fit(classifier, datamodule=datamodule)
             result = conclude(config, run, trainer, datamodule, classifier)
             run.finish(result, config.checkpoint.keep)
         except BaseException as error:
             explained = explain_and_mark(error, run, config, file)
             raise explained from (None if explained is error else error)
+        finally:
+            end(trainer.loggers)
         log.info("%s", describe_result(run, config, result))
     return result
 
