@@ -8,6 +8,11 @@ except ModuleNotFoundError as error:
 command = Command(__doc__)
 command.add_run()
 command.add_argument("--to", choices=("onnx", "torch"), required=True, help="model.onnx, or model.pt2 of torch.export")
+command.add_argument(
+    "--card",
+    action="store_true",
+    help="write model_card.md too: how to load it, how good it is, its limits",
+)
 command.add_trust()
 
 
@@ -16,7 +21,14 @@ def main(arguments):
     from convnets.results.export import export
     from convnets.results.trained_run import load_run
 
-    print(export(load_run(arguments.run, arguments.trust), arguments.to))
+    run = load_run(arguments.run, arguments.trust)
+    exported = export(run, arguments.to)
+    print(exported)
+    if arguments.card:
+        from convnets.files import shown
+        from convnets.results.model_card import write_card
+
+        print(f"card: {shown(write_card(run, exported))}")
 
 
 if __name__ == "__main__":
