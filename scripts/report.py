@@ -26,6 +26,9 @@ command.add_argument(
     "--html", action="store_true", help="write report.html too: one page, with confusion matrices and mistakes"
 )
 command.add_argument(
+    "--picture", action="store_true", help="write picture.png too: the best curves, and what the best network sees"
+)
+command.add_argument(
     "--tensorboard",
     action="store_true",
     help="write the mean over the seeds and its band for TensorBoard too, as a run for each group",
@@ -81,6 +84,10 @@ def main(arguments):
         from convnets.results.page import write_page
 
         print(f"page: {shown(write_page(leaderboard, title, to))}")
+    if arguments.picture:
+        from convnets.results.picture import write_picture
+
+        print(f"picture: {shown(write_picture(leaderboard, to))}")
     if arguments.tensorboard:
         from convnets.results.seed_means import in_words, write_seed_means
 

@@ -55,7 +55,7 @@ def leaderboard(sections: Sequence[tuple[str, Sequence[Group]]], metric: str) ->
 def panels(groups: Sequence[Group], metric: str) -> list[Callable[[Axes], None]]:
     """What draws each panel of a section: score against cost, over the epochs, by each swept key."""
     swept = [functools.partial(_draw_swept, key=key) for key in _swept(groups)]
-    return [functools.partial(each, groups=groups, metric=metric) for each in (_draw_cost, _draw_curves, *swept)]
+    return [functools.partial(each, groups=groups, metric=metric) for each in (_draw_cost, draw_curves, *swept)]
 
 
 def _swept(groups: Sequence[Group]) -> list[str]:
@@ -143,7 +143,8 @@ def _widen(axes: Axes, values: Sequence[float]) -> None:
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
-def _draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
+def draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
+    """Draw each group's mean over the epochs, in a band from its lowest to its highest run."""
     name = metric.replace("test/", "val/")
     for rank, group in reversed([*enumerate(groups[:NUM_COLORED])]):
         if curve := group.curve(name):
