@@ -105,9 +105,8 @@ def _draw_left(axes: Axes, board: Board, metric: str) -> None:
 def _draw_answer(axes: Axes, probabilities: plots.Array, class_names: tuple[str, ...]) -> None:
     likeliest = np.argsort(-probabilities)[:NUM_CLASSES]
     bars: Any = axes.barh(range(len(likeliest)), probabilities[likeliest], color=plots.BLUE, height=0.6)
-    axes.bar_label(
-        bars, [f"{name} {probabilities[n]:.0%}" for name, n in zip(names, likeliest, strict=True)], padding=4
-    )
+    texts = [f"{class_names[number]} {probabilities[number]:.0%}" for number in likeliest]
+    axes.bar_label(bars, texts, padding=4)
     axes.set(xlim=(0, 1.9), yticks=[], ylim=(len(likeliest) - 0.4, -0.6))
     axes.set_title("what it is taken for", fontsize=11)
     axes.xaxis.set_major_locator(matplotlib.ticker.NullLocator())
