@@ -55,7 +55,8 @@ def leaderboard(sections: Sequence[tuple[str, Sequence[Group]]], metric: str) ->
 def panels(groups: Sequence[Group], metric: str) -> list[Callable[[Axes], None]]:
     """What draws each panel of a section: score against cost, over the epochs, by each swept key."""
     swept = [functools.partial(_draw_swept, key=key) for key in _swept(groups)]
-    return [functools.partial(each, groups=groups, metric=metric) for each in (_draw_cost, draw_curves, *swept)]
+    several: list[Callable[..., None]] = [_draw_cost, draw_curves, *swept]
+    return [functools.partial(each, groups=groups, metric=metric) for each in several]
 
 
 def _swept(groups: Sequence[Group]) -> list[str]:

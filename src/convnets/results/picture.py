@@ -71,7 +71,8 @@ def look(run: TrainedRun) -> Sight:
 def draw_picture(board: Board, metric: str, sight: Sight, class_names: tuple[str, ...]) -> Figure:
     """Draw the curves on the left; on the right an image, the first layer's filters, their maps and the answer."""
     figure = Figure(figsize=(12, 4.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[5.4, 6.6])
+    parts: Any = figure.subfigures(1, 2, width_ratios=[5.4, 6.6])
+    left, right = parts
     _draw_left(left.subplots(), board, metric)
     places = right.subplot_mosaic([["image", "filters"], ["answer", "maps"]], width_ratios=[1, 1.5])
     columns = -(-len(sight.kernels) // 2) if len(sight.kernels) > 4 else len(sight.kernels)

@@ -95,7 +95,7 @@ def begin(loggers: Sequence[Logger], config: Mapping[str, Any], run_dir: Path) -
 def end(loggers: Sequence[Logger]) -> None:
     """End the runs of those libraries that have one run in a process, so that the next training begins its own."""
     for logger in loggers:
-        if (finish := getattr(logger.experiment, "finish", None)) is not None:
+        if (finish := getattr(getattr(logger, "experiment", None), "finish", None)) is not None:
             finish()
 
 
