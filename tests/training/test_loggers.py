@@ -4,6 +4,7 @@ import pytest
 import yaml
 from support.breaking import interrupt, train_through
 
+from convnets.configuration.content import content_hash
 from convnets.configuration.rules import ConfigurationError
 from convnets.training import loggers
 from convnets.training.train import train
@@ -29,6 +30,7 @@ def rows_of(run_dir):
 
 def test_several_loggers_take_the_same_rows(tracked, tmp_path):
     config = tracked("callbacks=none", "logger=[tensorboard,csv]")
+    assert content_hash(config) == content_hash(tracked("callbacks=none"))
     train(config, tmp_path / "run")
     folder = tmp_path / "run" / "loggers" / "csv" / "version_0"
     rows = rows_of(tmp_path / "run")
