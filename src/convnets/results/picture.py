@@ -97,7 +97,7 @@ def _draw_left(axes: Axes, board: Board, metric: str) -> None:
     for rank, group in enumerate(groups):
         estimate = group.estimates[metric]
         spread = "" if estimate.sd is None else f" ± {estimate.sd:.3f}"
-        label = plots.wrapped(f"{group.label}: {estimate.mean:.3f}{spread}, n = {estimate.n}", 4, 10)
+        label = f"{plots.wrapped(group.label, 3, 10)}\n{estimate.mean:.3f}{spread}, n = {estimate.n}"
         axes.plot([], [], label=label, **style(rank))
     axes.legend(loc="lower right", fontsize=10)
     axes.set_title("mean over the seeds, from the lowest to the highest", fontsize=11)
