@@ -49,7 +49,7 @@ def main(config):
         os._exit(9)
     if config.x > float(os.environ.get("FAILS_ABOVE", 2)):
         raise ValueError("told to")
-    time.sleep(config.seconds * (1 + 3 * config.x))
+    time.sleep(config.seconds * (20 if config.x > 0.7 else 1))
     epoch = json.loads(checkpoint.read_text())["epoch"] if checkpoint.exists() else 0
     value = -((config.x - 0.3) ** 2)
     while epoch < config.epochs:

@@ -193,7 +193,9 @@ def test_halving_finishes_the_best_and_pauses_the_others(searches, launcher):
     words = (*HALVING, *launcher, RANDOM, "hydra.sweeper.n_trials=9", "kind=a")
     finished = searches.run(*words)
     assert finished.returncode == 0, finished.stderr
-    assert "at most 21 epochs, 0.26 of the full search's 81: 9 to epoch 1, 3 to epoch 3, 1 to epoch 9" in finished.stdout
+    assert (
+        "at most 21 epochs, 0.26 of the full search's 81: 9 to epoch 1, 3 to epoch 3, 1 to epoch 9" in finished.stdout
+    )
     assert "epochs spent: 21; the full search would have cost 81" in finished.stdout
     by_value = sorted(searches.trials, key=lambda trial: abs(trial.params["x"] - 0.3))
     assert [len(trial.intermediate_values) for trial in by_value] == [2, 2, 2, 1, 1, 1, 1, 1, 1]
@@ -217,14 +219,11 @@ def test_halving_goes_on_where_a_trial_fails(searches):
 
 @needs_optuna
 def test_no_place_waits_for_the_slowest(searches):
-    words = (*POOL, RANDOM, "hydra.sweeper.n_trials=6", "kind=a", "seconds=0.5")
-    assert searches.run(*words).returncode == 0
-    times = sorted(json.loads(path.read_text()) for path in searches.folder.glob("sweep/*/times.json"))
-    ends = sorted(end for _, end in times)
-    for (start, _), end in zip(times[2:], ends, strict=False):  # the next begins once any place is free
-        assert start - end < 3, times
-    overlaps = sum(min(a[1], b[1]) > max(a[0], b[0]) for i, a in enumerate(times) for b in times[:i])
-    assert overlaps >= 4, times
+    assert searches.run(*POOL, RANDOM, "hydra.sweeper.n_trials=6", "kind=a", "seconds=0.3").returncode == 0
+    times = {path.parent.name: json.loads(path.read_text()) for path in searches.folder.glob("sweep/*/times.json")}
+    slow = [times[name] for name in times if float(name[1:].split("-")[0]) > 0.7]
+    begun_meanwhile = [sum(start < other < end for other, _ in times.values()) for start, end in slow]
+    assert max(begun_meanwhile) >= 2, times
 
 
 @needs_optuna

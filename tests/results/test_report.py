@@ -280,6 +280,22 @@ def test_a_repeated_seed_counts_once(make_run, tmp_path):
     assert "1 run left out: others repeat their configuration and seed, later." in leaderboard.warnings
 
 
+def test_paused_runs_stand_apart_and_are_not_ranked(make_run, tmp_path):
+    make_run("seed=0", accuracy=0.7)
+    make_run("model.lr=0.3", state="paused", status={"epoch": 1, "metrics": {"val/accuracy": 0.9}}, folder="sweep/a")
+    make_run("model.lr=0.5", state="failed", status={"epoch": 1}, folder="sweep/b")
+    leaderboard = build_leaderboard(read_all(tmp_path))
+    assert [len(board.groups) for board in leaderboard.boards] == [1]
+    ranked, paused, unfinished = (
+        as_markdown(leaderboard, "T").replace("## Not finished", "## Paused").split("## Paused")
+    )
+    assert "0.7000" in ranked
+    assert "0.9000" not in ranked
+    assert "A search stopped these" in paused
+    assert "0.9000" in paused
+    assert "| failed" in unfinished
+
+
 def test_unfinished_runs_are_listed_with_what_is_known(make_run, tmp_path):
     make_run("seed=0", accuracy=0.7)
     at = {"epoch": 4, "metrics": {"val/accuracy": 0.4321}}

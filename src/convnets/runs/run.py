@@ -173,7 +173,7 @@ class Run:
 
     @functools.cached_property
     def state(self) -> str:
-        """One of: done, running, killed, failed, interrupted, out_of_memory, not started, result removed, damaged."""
+        """Done, running, paused, killed, failed, interrupted, out_of_memory, not started, result removed or damaged."""
         if self.result:
             return "done"
         # A status that says done outlives its result only where a person removed it.
@@ -298,7 +298,7 @@ class Run:
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
     def set_status(self, state: str, **values: Any) -> None:
-        """Change status.json: running, done, failed, interrupted or out_of_memory."""
+        """Change status.json: running, paused, done, failed, interrupted or out_of_memory."""
         self._write_status({**self.status, "state": state, **values})
 
     def _write_status(self, status: dict[str, Any]) -> None:

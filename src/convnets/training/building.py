@@ -18,6 +18,7 @@ from convnets.callbacks import (
     Checkpoints,
     FiniteLoss,
     History,
+    Pauses,
     SharedCores,
     TrainingSteps,
     WeightsFromRun,
@@ -162,7 +163,7 @@ def build_trainer(
 
 
 def _build_callbacks(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]) -> list[Callback]:
-    """Build the callbacks in the order in which Lightning calls them, but for Checkpoints, which it calls last."""
+    """Build the callbacks in the order in which Lightning calls them; the last two stay so."""
     init = dict(config.init)
     source, digest = init.pop("from_run", None), init.pop("weights", None)
     with refusals_explained():
@@ -184,6 +185,7 @@ def _build_callbacks(config: DictConfig, run_dir: Path, extra_callbacks: Sequenc
             keep_best=config.data.holdout > 0,
             every_seconds=config.checkpoint.every_seconds,
         ),
+        Pauses(run_dir),
     ]
 
 

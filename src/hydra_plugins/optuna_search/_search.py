@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hydra_plugins.optuna_search._drawing import sampler_of
 from hydra_plugins.optuna_search._halving import Plan, Standing
 from hydra_plugins.optuna_search._journal import Journal, SearchError
+from hydra_plugins.optuna_search._picture import draw_search
 from hydra_plugins.optuna_search._space import Space
 
 PAUSE_FILE = "pause.json"  # in a job's folder: see the README
@@ -211,7 +212,7 @@ class Search:
             if trial.state != TrialState.RUNNING or twin is not None:
                 continue
             folder = self._folder_of(trial.params)
-            for name in self.halving["remove"]:
+            for name in (PAUSE_FILE, *self.halving["remove"]):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             self.study.tell(trial.number, state=TrialState.PRUNED)
@@ -259,7 +260,8 @@ class Search:
             print(
                 f"{len(failed)} of {len(trials)} trials failed: {numbers}. hydra.sweeper.retry_failed=true tries again."
             )
-        print(f"all trials: {os.path.relpath(self.journal.path)}, for optuna-dashboard; their runs beside it")
+        draw_search(self.study, self.folder / "search.png", "epochs" if self.pauses else "trials")
+        print(f"all trials: {os.path.relpath(self.journal.path)}, for optuna-dashboard; the runs, search.png beside it")
 
 
 def _twin_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
