@@ -280,6 +280,17 @@ def test_a_repeated_seed_counts_once(make_run, tmp_path):
     assert "1 run left out: others repeat their configuration and seed, later." in leaderboard.warnings
 
 
+def test_folds_count_as_seeds_do(make_run, tmp_path):
+    for fold, better in enumerate((0.0, 0.02, 0.01)):
+        held_out = (f"data.fold={fold}", "data.holdout=100")
+        make_run(*held_out, accuracy=0.7 + better)
+        make_run(*held_out, "model.lr=0.3", accuracy=0.8 + better)
+    (board,) = build_leaderboard(read_all(tmp_path)).boards
+    assert [group.estimates["val/accuracy"].n for group in board.groups] == [3, 3]
+    assert board.comparisons[0].num_pairs == 3
+    assert board.comparisons[0].lead == pytest.approx(0.1)
+
+
 def test_paused_runs_stand_apart_and_are_not_ranked(make_run, tmp_path):
     make_run("seed=0", accuracy=0.7)
     make_run("model.lr=0.3", state="paused", status={"epoch": 1, "metrics": {"val/accuracy": 0.9}}, folder="sweep/a")

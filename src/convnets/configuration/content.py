@@ -29,9 +29,17 @@ WATCHERS = {
 }
 # Classes that had another name in the first runs.
 MOVED = {f"convnets.callbacks.{name}": f"convnets.dashboard.{name}" for name in _DASHBOARD}
-# Keys that may differ between runs of one recipe: seeds, the devices, and what changes no bit.
+# Keys that may differ between runs of one recipe: seeds, folds, the devices, and what changes no bit.
 NOT_RECIPE = {
-    *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    *(
+        "seed",
+        "data.seed",
+        "data.fold",
+        "trainer.accelerator",
+        "trainer.devices",
+        "trainer.num_nodes",
+        "trainer.strategy",
+    ),
     *("trainer.sync_batchnorm", "steps_per_execution"),
 }
 # Values that mean the same as none at all.

@@ -192,9 +192,9 @@ class Run:
         return json.dumps({key: value for key, value in self.settings.items() if key not in GROUPS}, sort_keys=True)
 
     @property
-    def seeds(self) -> tuple[Any, Any]:
-        """The seed of weights and steps, and that of the data's order: nearly always the same."""
-        return self.values.get("seed"), self.values.get("data.seed")
+    def seeds(self) -> tuple[Any, Any, Any]:
+        """The seed of weights and steps, that of the data's order, nearly always the same, and the fold held out."""
+        return self.values.get("seed"), self.values.get("data.seed"), self.values.get("data.fold") or 0
 
     @property
     def epoch(self) -> int:
