@@ -1,3 +1,5 @@
+import copy
+import functools
 import os
 import signal
 import subprocess
@@ -25,11 +27,18 @@ event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., DictConfig]:
-    """Compose what scripts/train.py would be given, resolved."""
+    """Compose what scripts/train.py would be given, resolved; what does not ask for files, once."""
+
+    @functools.cache
+    def composed(overrides: tuple[str, ...], folder: Path, home: str | None) -> DictConfig:
+        return command.compose(overrides)[0]
 
     def compose(*overrides: str) -> DictConfig:
         asked = ["data.dir=photos"] if "data=image_folder" in overrides else []  # of whoever chooses it
-        return command.compose([*asked, *overrides])[0]
+        words = (*asked, *overrides)
+        if any(word.startswith(("init.from_run=", "model.weights=", "hydra.", "experiment=")) for word in words):
+            return command.compose(words)[0]
+        return copy.deepcopy(composed(words, Path.cwd(), os.environ.get("HOME")))
 
     return compose
 

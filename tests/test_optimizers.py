@@ -61,6 +61,8 @@ def test_groups_keep_their_options_and_a_copy_goes_on_from_the_state():
     assert [(g["lr"], g["weight_decay"], len(g["params"])) for g in muon.param_groups] == [
         (0.1, 0.01, 1), (1.0, 0.01, 2), (0.7, 0.0, 5)
     ]  # fmt: skip
+    slower = Muon([{"params": [model[5].weight]}, {"params": [model[2].weight, model[0].weight], "lr": 0.01}], lr=0.1)
+    assert [group["lr"] for group in slower.param_groups] == [0.01, 1.0, 0.01]  # filters first, a group's rate for all
     backward(model)
     muon.step()
     twin = copy.deepcopy(model)

@@ -22,8 +22,8 @@ class Muon(Optimizer):
     torch.optim.Muon takes matrices alone.
 
     Args:
-        params: parameters, pairs of name and parameter, or groups of them. A group's own `lr` is that of its
-            parameters that are no filters.
+        params: parameters, pairs of name and parameter, or groups of them. A group's own `lr` is that of all of its
+            parameters.
         lr: of the filters.
         momentum: of the filters.
         others_lr: of the other parameters.
@@ -50,18 +50,20 @@ class Muon(Optimizer):
         self.num_iterations = num_iterations
         given = list(params)
         given = given if given and isinstance(given[0], dict) else [{"params": given}]
-        groups: list[dict[str, Any]] = []
+        of_filters: list[dict[str, Any]] = []
+        of_others: list[dict[str, Any]] = []
         for group in given:
             members = list(group["params"])
             filters = [each for each in members if _is_filter(each)]
             rest = [each for each in members if not _is_filter(each)]
             if filters:
-                groups.insert(0, {"params": filters, "lr": lr, "momentum": momentum, "is_filters": True})
+                own = {"lr": lr, "momentum": momentum, **group}
+                of_filters.append({**own, "params": filters, "is_filters": True})
             if rest:
-                groups.append({"lr": others_lr, "momentum": others_momentum, **group, "params": rest})
-        if not any(group.get("is_filters") for group in groups):
+                of_others.append({"lr": others_lr, "momentum": others_momentum, **group, "params": rest})
+        if not of_filters:
             raise ValueError("There is no convolution of more than 3 input channels: Muon is for others' filters.")
-        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "is_filters": False})
+        super().__init__([*of_filters, *of_others], {"lr": lr, "weight_decay": weight_decay, "is_filters": False})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -13,7 +13,7 @@ from support.repository import CONF, hydra_context
 from yaml import YAMLError
 
 from convnets import networks
-from convnets.configuration.composition import checked, resolve
+from convnets.configuration.composition import GROUPS, checked, resolve
 from convnets.configuration.content import content_hash, differences, flatten
 from convnets.configuration.errors import explain
 from convnets.configuration.rules import ConfigurationError
@@ -38,20 +38,7 @@ def band(*overrides):
 
 
 CHOICES = {
-    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    for group in (
-        "model",
-        "data",
-        "loss",
-        "optimizer",
-        "schedule",
-        "averaging",
-        "stopping",
-        "init",
-        "trainer",
-        "callbacks",
-        "logger",
-    )
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in (*GROUPS, "trainer", "logger")
 }
 SINGLE = [f"{group}={choice}" for group, choices in CHOICES.items() for choice in choices]
 NEED_MORE = ("trainer=gpu", "model=timm", "data=image_folder")  # a GPU, a package, pictures

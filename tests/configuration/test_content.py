@@ -4,6 +4,7 @@ from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
 from support.repository import CONF, hydra_context
 
+from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import (
     LIMITS,
     NO_OPTION,
@@ -18,8 +19,8 @@ from convnets.configuration.content import (
 from convnets.training.command import compose as compose_and_name
 from convnets.training.command import prepare
 
-GROUPS = ("model", "data", "loss", "optimizer", "schedule", "averaging", "stopping", "init", "trainer")
-CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+CHOSEN = (*GROUPS[:-1], "trainer")
+CHOICES = [f"{group}={path.stem}" for group in CHOSEN for path in sorted((CONF / group).glob("*.yaml"))]
 # Of these, another model has the same keys.
 ALIKE = {
     f"model={name}" for name in ("vgg11", "vgg13", "vgg16", "vgg19", "resnet34", "resnet101", "resnet152", "bn_lenet")

@@ -132,7 +132,9 @@ def batch_of(datamodule, number, numbers, rank=0, epoch=0):
     images, labels = datamodule.splits["train"][numbers]
     num_ranks = datamodule.trainer.world_size if datamodule.trainer else 1
     share = slice(rank, None, num_ranks)
-    return datamodule.training_batch(Batch(images[share], labels[share], len(numbers), (rank, epoch, number)))
+    return datamodule.training_batch(
+        Batch(images[share], labels[share], len(numbers), (rank, epoch, number), [], numbers[share])
+    )
 
 
 def test_a_batch_of_several_ranks_is_that_of_one():
@@ -169,3 +171,23 @@ def test_names_and_defaults_are_known_to_the_rules():
         assert not rules.RULES["data.augment"].allows(wrong)
     with pytest.raises(ValueError, match=r"data\.mix must be none, mixup or cutmix, got 'mixmax'\."):
         FashionMNISTSampleDataModule(mix="mixmax")
+
+
+def test_alternating_mirroring_turns_every_image_in_every_second_epoch_on_any_number_of_ranks():
+    numbers = torch.arange(NUM)
+    seen = []
+    for epoch in range(4):
+        whole = Draws(epoch, NUM, slice(None), 7, epoch, numbers)
+        shared = [Draws(epoch, NUM, slice(rank, None, 2), 7, epoch, numbers[rank::2]) for rank in range(2)]
+        changed = AUGMENTATIONS["shift_alternate"](COLOUR, whole)
+        for rank in range(2):
+            assert torch.equal(AUGMENTATIONS["shift_alternate"](COLOUR[rank::2], shared[rank]), changed[rank::2])
+        which = []
+        for image, after in zip(COLOUR, changed, strict=True):
+            which.append({mirrored for (_, mirrored), cut in crops(image, 2) if torch.equal(cut, after)}.pop())
+        seen.append(which)
+    assert seen[0] == seen[2] != seen[1] == seen[3]
+    assert seen[0] == [not mirrored for mirrored in seen[1]]
+    assert NUM / 4 < sum(seen[0]) < 3 * NUM / 4
+    other = Draws(0, NUM, slice(None), 8, 0, numbers).turns()
+    assert not torch.equal(other, Draws(0, NUM, slice(None), 7, 0, numbers).turns())

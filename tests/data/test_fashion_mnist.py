@@ -54,7 +54,9 @@ def test_a_holdout_of_everything_is_refused():
 
 
 def test_an_unknown_augmentation_is_refused():
-    with pytest.raises(ValueError, match=r"data\.augment must be none, shift_flip, crop_flip, .* or color, got 'flip'"):
+    with pytest.raises(
+        ValueError, match=r"data\.augment must be none, shift_flip, .*, crop_flip, .* or color, got 'flip'"
+    ):
         FashionMNISTSampleDataModule(augment="flip")
 
 

@@ -20,17 +20,8 @@ from convnets.configuration.shell import CONFIG_DIR, quoted
 from convnets.configuration.signatures import further_keys
 
 CONFIG_NAME = "train"  # of conf/train.yaml
-GROUPS = (
-    "model",
-    "data",
-    "loss",
-    "optimizer",
-    "schedule",
-    "averaging",
-    "stopping",
-    "init",
-    "callbacks",
-)  # of conf/, whose choice names a run
+# Groups of conf/ whose choice names a run.
+GROUPS = ("model", "data", "loss", "optimizer", "schedule", "averaging", "stopping", "init", "callbacks")
 
 
 def choices_of(group: str, folders: Sequence[Path]) -> list[str]:

@@ -8,20 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from convnets.configuration.composition import choices_made, recompose
+from convnets.configuration.composition import GROUPS, choices_made, recompose
 from convnets.configuration.content import changing_callbacks, content_hash, differences, flatten, is_part_of
 from convnets.configuration.rules import ConfigurationError
 
-GROUPS_NAMED = (
-    "data",
-    "loss",
-    "optimizer",
-    "schedule",
-    "averaging",
-    "stopping",
-    "init",
-    "trainer",
-)  # in a run's name, beside the model
+GROUPS_NAMED = (*GROUPS[1:-1], "trainer")  # in a run's name, beside the model
 # Overrides that change no result, and so not a sweep's name.
 NOT_IN_NAMES = ("sweep_name", "ignore_code_changes", "callbacks", "logger", "launcher", "checkpoint", "data.cache_dir")
 

@@ -87,7 +87,7 @@ BAND = Rule(
     lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] <= v[1] <= 1,
 )
 # Those of convnets.data.augmentation, which knows torch.
-AUGMENTATIONS = ("shift_flip", "nudge_flip", "crop_flip", "random_resized_crop", "erase", "color")
+AUGMENTATIONS = ("shift_flip", "shift_alternate", "nudge_flip", "crop_flip", "random_resized_crop", "erase", "color")
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")  # that a schedule or a stopping may watch
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 COMPILE_MODES = (*CUDA_GRAPH_MODES, "max-autotune-no-cudagraphs")

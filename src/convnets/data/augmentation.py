@@ -21,12 +21,33 @@ class Draws:
     Args:
         num_images: in the batch over all ranks.
         share: which of them the rank has.
+        turns_seed: decides which images have their first turn in the first epoch; see `turns`.
+        epoch: from 0.
+        numbers: which of the training images the rank's are, (N,); by default their places in the batch.
     """
 
-    def __init__(self, seed: int, num_images: int, share: slice = slice(None)) -> None:
+    def __init__(
+        self,
+        seed: int,
+        num_images: int,
+        share: slice = slice(None),
+        turns_seed: int = 0,
+        epoch: int = 0,
+        numbers: Tensor | None = None,
+    ) -> None:
         self._generator = torch.Generator().manual_seed(seed)
         self._num_images = num_images
         self._share = share
+        self._turns_seed = turns_seed
+        self._epoch = epoch
+        self._numbers = numbers
+
+    def turns(self) -> Tensor:
+        """1 for each image in every second epoch, in which half of the images begin, and else 0: (N,)."""
+        numbers = torch.arange(self._num_images)[self._share] if self._numbers is None else self._numbers
+        # A multiplicative hash of the image's number: no state for all images, and the same on every rank.
+        mixed = (numbers + self._turns_seed % 2**20) * 2654435761 % 2**32
+        return ((mixed >> 16) + self._epoch) % 2
 
     def integers(self, num_choices: int) -> Tensor:
         """One of 0, 1, ..., num_choices - 1 for each image: (N,)."""
@@ -38,10 +59,11 @@ class Draws:
         return numbers.mul_(highest - lowest).add_(lowest)
 
 
-def shift_flip(images: Tensor, draws: Draws, max_shift: int = 2) -> Tensor:
+def shift_flip(images: Tensor, draws: Draws, max_shift: int = 2, alternates: bool = False) -> Tensor:
     """Shift each image by up to `max_shift` pixels each way (black comes in) and mirror half of them left to right."""
     num_images, _, height, width = images.shape
-    numbers = torch.stack([draws.integers(choices) for choices in (2 * max_shift + 1, 2 * max_shift + 1, 2)])
+    shifts = [draws.integers(2 * max_shift + 1) for _ in range(2)]
+    numbers = torch.stack([*shifts, draws.turns() if alternates else draws.integers(2)])
     down, right, mirrored = _on_device_of(images, numbers)[:, :, None]  # each (N, 1)
     rows = torch.arange(height, device=images.device) + down  # (N, H)
     columns = torch.arange(width, device=images.device)
@@ -49,6 +71,16 @@ def shift_flip(images: Tensor, draws: Draws, max_shift: int = 2) -> Tensor:
     padded = F.pad(images, (max_shift,) * 4)
     each = torch.arange(num_images, device=images.device)[:, None, None]
     return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def shift_alternate(images: Tensor, draws: Draws) -> Tensor:
+    """Shift as `shift_flip` does, and mirror each image in every second epoch.
+
+    So it is never seen twice the same way in a row: worth some of the epochs of a short training.
+
+    Source: Jordan, arXiv 2404.00498, section 3.6 ("alternating flip").
+    """
+    return shift_flip(images, draws, alternates=True)
 
 
 def nudge_flip(images: Tensor, draws: Draws) -> Tensor:
@@ -160,6 +192,7 @@ def _on_device_of(images: Tensor, numbers: Tensor) -> Tensor:
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, Draws], Tensor]] = {
     "shift_flip": shift_flip,
+    "shift_alternate": shift_alternate,
     "nudge_flip": nudge_flip,
     "crop_flip": crop_flip,
     "random_resized_crop": random_resized_crop,

@@ -280,12 +280,13 @@ class ImageDataModule(lightning.LightningDataModule):
         for index, (name, augment) in enumerate(self.augmentations.items()):
             seed = derive_seed("augment", self.seed, 0, *place, *([name] if index else []))
             share = slice(rank, None, self.trainer.world_size if self.trainer else 1)
-            images = augment(images, Draws(seed, batch.num_images, share))
+            draws = Draws(seed, batch.num_images, share, derive_seed("turns", self.seed), place[0], batch.numbers)
+            images = augment(images, draws)
         images = self.to_network_input(images)
         if self.mixing is not None:
             generator = torch.Generator().manual_seed(derive_seed("mix", self.seed, *place))
             images, labels = self.mixing(images, torch.eye(self.num_classes, device=labels.device)[labels], generator)
-        return Batch(images, labels, batch.num_images, batch.place, batch.earlier)
+        return Batch(images, labels, batch.num_images, batch.place, batch.earlier, batch.numbers)
 
     def to_network_input(self, images: Tensor) -> Tensor:
         """Turn stored images (N, C, H, W), bytes, into the network's: (N, C, resize, resize).

@@ -39,6 +39,7 @@ class Batch:
         place: (rank, epoch, number of the batch in the epoch), which its random numbers are derived from.
         earlier: batches, still bytes, whose training steps come before this one's; filled where several steps are
             executed at once. `TrainingSteps` takes them out.
+        numbers: which of the training images these are, (N,), on the CPU.
     """
 
     images: Tensor
@@ -46,6 +47,7 @@ class Batch:
     num_images: int
     place: tuple[int, int, int]
     earlier: list["Batch"] = field(default_factory=list)
+    numbers: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels))
@@ -68,7 +70,7 @@ class Batch:
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         earlier = [batch._changed(change) for batch in self.earlier]
-        return Batch(change(self.images), change(self.labels), self.num_images, self.place, earlier)
+        return Batch(change(self.images), change(self.labels), self.num_images, self.place, earlier, self.numbers)
 
 
 class ImageBatches(Dataset[Batch]):
@@ -108,7 +110,8 @@ class ImageBatches(Dataset[Batch]):
 
     def _batch(self, share: Share) -> Batch:
         images, labels = self._read(share.numbers)
-        return Batch(images, labels, share.num_images, share.place, [self._batch(one) for one in share.earlier])
+        earlier = [self._batch(one) for one in share.earlier]
+        return Batch(images, labels, share.num_images, share.place, earlier, share.numbers)
 
     def _read(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         if self.stored.is_cuda:

@@ -70,13 +70,12 @@ def find_records(runs: Sequence[Run]) -> list[Record]:
 
 def _record(experiment: str, text: str, runs: Sequence[Run]) -> Record:
     one_each = list({run.seeds: run for run in runs}.values())
-    tested = [(run, run.value(_metric(run))) for run in one_each]
     command = re.search(r"^#   (python .*)$", text, re.MULTILINE)
     return Record(
         experiment,
         command[1] if command else f"python scripts/train.py experiment={experiment}",
         one_each,
-        [value for _, value in tested if value is not None],
+        [value for run in one_each if (value := run.value(_metric(run))) is not None],
         _doubts(one_each),
     )
 
@@ -115,9 +114,10 @@ def as_page(records: Sequence[Record]) -> str:
         "",
         "Mean and standard deviation over n seeds of the last epoch's weights; seconds of training, the median.",
     ]
-    lines += ["No figure was chosen by the test split, unless it says so.", "", "```"]
-    lines += [record.command for record in records]
-    lines += ["```", "", "Others' figures:", ""]
+    lines += ["No figure was chosen by the test split, unless it says so."]
+    if records:
+        lines += ["", "```", *(record.command for record in records), "```"]
+    lines += ["", "Others' figures:", ""]
     return "\n".join([*lines, *as_markdown(("network", "accuracy", "how it was made"), PUBLISHED, {0, 1, 2})])
 
 

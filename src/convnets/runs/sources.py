@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from convnets.configuration.composition import GROUPS
 from convnets.configuration.content import changing_callbacks
 from convnets.configuration.signatures import imports, parsed, path_of, spec_of
 from convnets.configuration.targets import nodes
@@ -27,7 +28,7 @@ ALWAYS = (
     *("convnets.networks.head", "convnets.networks.lazy"),
     *("convnets.training.building", "convnets.training.instantiation", "convnets.training.schedule"),
 )
-PARTS = ("model", "data", "loss", "optimizer", "schedule", "averaging", "stopping", "init")
+PARTS = GROUPS[:-1]  # callbacks apart
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 # Of released packages a result records the version.
 WELL_KNOWN = ("torch", "torchvision", "lightning", "torchmetrics", "hydra", "omegaconf", "timm")

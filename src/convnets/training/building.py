@@ -37,15 +37,8 @@ from convnets.training.checks import check_combinations
 from convnets.training.instantiation import instantiate, refusals_explained
 from convnets.training.schedule import Schedule
 
-NOT_NETWORKS = (
-    "name",
-    "lr",
-    "image_size",
-    "freeze",
-    "backbone_lr",
-    "bias_lr",
-    "decayed",
-)  # keys of `model` that are no arguments of it
+# Keys of `model` that are no arguments of the network.
+NOT_NETWORKS = ("name", "lr", "image_size", "freeze", "backbone_lr", "bias_lr", "decayed")
 STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(backward|zero_grad|opt)|after_back", name)]
 
 
