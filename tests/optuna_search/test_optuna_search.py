@@ -178,13 +178,15 @@ def test_it_finds_the_maximum(searches, sampler, distance):
 
 
 @needs_optuna
-def test_trials_of_the_same_parameters_share_a_job(searches):
-    finished = searches.run("hydra.sweeper.n_trials=6", "x=choice(0.1,0.2)", "kind=a", RANDOM)
+def test_trials_of_the_same_parameters_share_a_job_and_its_end(searches):
+    finished = searches.run(*HALVING, "hydra.sweeper.n_trials=6", "x=choice(0.1,0.2)", "kind=a", RANDOM)
     assert finished.returncode == 0, finished.stderr
-    assert sorted(searches.jobs) == ["0.1 a", "0.2 a"]
-    assert [trial.value for trial in searches.trials] == [
-        pytest.approx(-((float(trial.params["x"]) - 0.3) ** 2)) for trial in searches.trials
-    ]
+    assert sorted(searches.jobs) == ["0.1 a", "0.2 a", "0.2 a", "0.2 a"]
+    worse, better = ([trial for trial in searches.trials if trial.params["x"] == x] for x in ("0.1", "0.2"))
+    assert len(worse) + len(better) == 6 > len(better) > 1 < len(worse)
+    assert {trial.state.name for trial in worse} == {"PRUNED"}
+    assert all(trial.intermediate_values == {1: pytest.approx(-0.12)} for trial in worse)
+    assert all((trial.state.name, trial.value) == ("COMPLETE", pytest.approx(-0.01)) for trial in better)
 
 
 @needs_optuna

@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -33,6 +34,10 @@ class ListError(ValueError):
 
 class ListedSweeper(Sweeper):
     """Launches the product of the grid, the blocks and the list as one batch."""
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
 
     def __init__(self, params: Any, together: Any, listed: Any) -> None:
         self.params = params or {}

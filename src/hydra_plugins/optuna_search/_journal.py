@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import optuna
 from optuna.storages import JournalStorage
@@ -12,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+Direction = Literal["maximize", "minimize"]
 ASKED = "asked"  # the study's attribute that says what is searched
 
 
@@ -22,7 +24,7 @@ class SearchError(RuntimeError):
 class Journal:
     """The file of a study."""
 
-    def __init__(self, path: Path, study_name: str, direction: str) -> None:
+    def __init__(self, path: Path, study_name: str, direction: Direction) -> None:
         self.path = path
         self.study_name = study_name
         self.direction = direction

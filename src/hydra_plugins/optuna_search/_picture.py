@@ -56,7 +56,8 @@ def _best_over_spent(study: Study) -> tuple[list[int], list[float]]:
         for spent, value in zip(trial.user_attrs.get("spent", []), _values(trial), strict=False)
     ]
     best = max if study.direction == StudyDirection.MAXIMIZE else min
-    spent, values = [], []
+    spent: list[int] = []
+    values: list[float] = []
     for total, value in sorted(points):
         spent.append(total)
         values.append(best(value, values[-1]) if values else value)

@@ -219,8 +219,9 @@ class Search:
         for trial in trials:
             if trial.state == TrialState.RUNNING and (twin := _twin_of(trial, trials)) is not None:
                 ended = self.study.trials[twin.number]
-                state = TrialState.FAIL if ended.state == TrialState.PRUNED else ended.state
-                self.study.tell(trial.number, ended.value if state == TrialState.COMPLETE else None, state=state)
+                for epoch, value in ended.intermediate_values.items():
+                    self.journal.storage.set_trial_intermediate_value(self.journal.id_of(trial), epoch, value)
+                self.study.tell(trial.number, None if ended.state == TrialState.PRUNED else ended.value, ended.state)
 
     def _budget(self) -> str:
         rungs = self.plan.rungs

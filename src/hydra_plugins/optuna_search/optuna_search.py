@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -54,6 +55,10 @@ class MissingPackagesError(RuntimeError):
 
 class OptunaSearch(Sweeper):
     """The sweeper that Hydra knows; `_search.Search` does its work, once Optuna is imported."""
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
 
     def __init__(self, **options: Any) -> None:
         self.options = options
