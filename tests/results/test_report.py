@@ -14,7 +14,7 @@ from PIL import Image
 from support.repository import CONF, ROOT
 
 from convnets.configuration.composition import GROUPS
-from convnets.configuration.content import content
+from convnets.configuration.content import content, holds_out
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
 from convnets.results.leaderboard import build_leaderboard
@@ -46,7 +46,7 @@ def make_run(compose, tmp_path):
             (path / "metrics.csv").write_text(f"{HEADER}1,2.0,2.1,0.1\n2,1.0,1.1,{accuracy}\n")
             metrics = {"val/accuracy": accuracy, "val/loss": 1 - accuracy}
             metrics |= {} if test is None else {"test/accuracy": test}
-            protocol = "holdout" if config.data.holdout else "test split"
+            protocol = "holdout" if holds_out(config) else "test split"
             told = {"metrics": metrics, "epochs": 10, "validated_on": protocol, "seconds": seconds, "device": "a GPU"}
             told |= {"images_per_second": 600_000 / seconds, "versions": VERSIONS, "git_commit": "abc", **result}
             (path / "result.json").write_text(json.dumps(told))
@@ -282,10 +282,11 @@ def test_a_repeated_seed_counts_once(make_run, tmp_path):
 
 def test_folds_count_as_seeds_do(make_run, tmp_path):
     for fold, better in enumerate((0.0, 0.02, 0.01)):
-        held_out = (f"data.fold={fold}", "data.holdout=100")
+        held_out = (f"data.fold={fold}", "data.folds=3")
         make_run(*held_out, accuracy=0.7 + better)
         make_run(*held_out, "model.lr=0.3", accuracy=0.8 + better)
     (board,) = build_leaderboard(read_all(tmp_path)).boards
+    assert board.validated_on == "one of 3 folds"
     assert [group.estimates["val/accuracy"].n for group in board.groups] == [3, 3]
     assert board.comparisons[0].num_pairs == 3
     assert board.comparisons[0].lead == pytest.approx(0.1)

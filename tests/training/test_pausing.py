@@ -15,7 +15,7 @@ def pause_after(folder, epoch):
     (folder / PAUSE_FILE).write_text(json.dumps({"after_epoch": epoch}))
 
 
-@pytest.mark.parametrize("way", [(), ("schedule=cosine", "data.holdout=100", "averaging=ema", "optimizer=adamw")])
+@pytest.mark.parametrize("way", [(), ("schedule=cosine", "data.folds=10", "averaging=ema", "optimizer=adamw")])
 def test_a_paused_run_goes_on_to_the_same_bits(small, tmp_path, way):
     config = small("logger=tensorboard", KEPT, "trainer.max_epochs=3", *way)
     uninterrupted = train(config, tmp_path / "whole")

@@ -93,7 +93,7 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
     values = {
         key: value for key, value in meant.items() if value is not None and value != {} and value != no_value.get(key)
     }
-    if not values.get("data.holdout"):  # without held-out images none are chosen, and the test split validates
+    if not (values.get("data.holdout") or values.get("data.folds")):  # none are chosen, and the test split validates
         if "data.test_share" not in values:  # which the seed divides as well
             values.pop("data.split_seed", None)
         values.pop("data.fold", None)
@@ -109,6 +109,11 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("schedule.interval") == _usual_interval(values):
         del values["schedule.interval"]
     return values
+
+
+def holds_out(config: Mapping[str, Any]) -> bool:
+    """Whether training images are kept for validation. If not, the test split validates."""
+    return bool(config["data"]["holdout"] or config["data"].get("folds"))
 
 
 def _no_value(meant: Mapping[str, Any]) -> dict[str, Any]:

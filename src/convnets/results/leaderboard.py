@@ -157,7 +157,8 @@ def validation_images(run: Run, metric: str = "val/accuracy") -> str:
     if run.validated_on_test_split():
         text = "the test split"
     elif stage == "val":
-        text = f"{run.values.get('data.holdout'):,} held-out training images"
+        folds = run.values.get("data.folds")
+        text = f"one of {folds} folds" if folds else f"{run.values.get('data.holdout'):,} held-out training images"
         text += f" (split_seed={run.values['data.split_seed']})" if run.values.get("data.split_seed") else ""
     else:
         text = "held-out training images"

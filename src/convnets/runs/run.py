@@ -217,8 +217,8 @@ class Run:
 
     def validated_on_test_split(self) -> bool:
         """Whether validation looked at the test split, so that its figures are not fit for choosing."""
-        protocol = self.result.get("validated_on", "holdout" if self.values.get("data.holdout") else "test split")
-        return protocol == "test split"
+        held_out = self.values.get("data.holdout") or self.values.get("data.folds")
+        return self.result.get("validated_on", "holdout" if held_out else "test split") == "test split"
 
     @property
     def history(self) -> list[dict[str, float]]:

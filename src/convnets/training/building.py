@@ -25,7 +25,7 @@ from convnets.callbacks import (
     take_over,
 )
 from convnets.classifier import Classifier
-from convnets.configuration.content import TIMM
+from convnets.configuration.content import TIMM, holds_out
 from convnets.configuration.rules import ConfigurationError
 from convnets.data import ImageDataModule
 from convnets.files import file_digest
@@ -175,7 +175,7 @@ def _build_callbacks(config: DictConfig, run_dir: Path, extra_callbacks: Sequenc
         TrainingSteps(config.seed),  # right before Lightning's step
         Checkpoints(
             run_dir / "checkpoints",
-            keep_best=config.data.holdout > 0,
+            keep_best=holds_out(config),
             every_seconds=config.checkpoint.every_seconds,
         ),
         Pauses(run_dir),

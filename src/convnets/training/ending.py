@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from convnets.callbacks import CheckpointError, Checkpoints, History, Interrupted, MovingAverage, read_checkpoint
 from convnets.callbacks.history import NOT_METRICS
 from convnets.classifier import Classifier
-from convnets.configuration.content import TIMM, changing_callbacks, content_hash
+from convnets.configuration.content import TIMM, changing_callbacks, content_hash, holds_out
 from convnets.dashboard import Dashboard
 from convnets.dashboard.curves import curves_title, write_curves
 from convnets.data import ImageDataModule
@@ -65,7 +65,7 @@ def conclude(
     averages = [callback for callback in trainer.callbacks if isinstance(callback, MovingAverage)]  # type: ignore[attr-defined]
     raw: Mapping[str, torch.Tensor] = averages[0].raw if averages else {}
     test_metrics = {}
-    if config.data.holdout > 0:
+    if holds_out(config):
         best = rows[checkpoints.best_epoch - 1] if checkpoints.best_epoch else chosen
         if best is not chosen and best["val/accuracy"] >= chosen["val/accuracy"]:
             chosen = best

@@ -23,6 +23,7 @@ from convnets.callbacks import (
 )
 from convnets.callbacks.history import Row
 from convnets.classifier import Classifier
+from convnets.configuration.content import holds_out
 from convnets.data import DataUnavailableError, ImageDataModule
 from convnets.files import removal
 from convnets.memory import reset_device_peak
@@ -130,7 +131,7 @@ def _pauses_here(run: Run, config: DictConfig, checkpoint: dict[str, Any] | None
 
 def _paused(run: Run, config: DictConfig, rows: Sequence[Row]) -> dict[str, Any]:
     """Mark the run as paused, and return the figures that it would end with now."""
-    best = max(rows, key=lambda row: row.get("val/accuracy", -1.0)) if config.data.holdout > 0 else rows[-1]
+    best = max(rows, key=lambda row: row.get("val/accuracy", -1.0)) if holds_out(config) else rows[-1]
     run.set_status("paused", epoch=len(rows), num_epochs=config.trainer.max_epochs, metrics=best)
     log.info("Paused after epoch %d, as %s asks. To go on: %s", len(rows), PAUSE_FILE, run.resume_command())
     return {"metrics": best}
