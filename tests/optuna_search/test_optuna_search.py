@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.killing import kill_tree
 
 STUB = Path(__file__).parent / "stub.py"
 SOURCE = Path(__file__).parents[2] / "src"
@@ -242,7 +243,6 @@ def test_killed_at_any_instant_a_halving_search_ends_as_if_it_had_not_been(tmp_p
         try:
             process.communicate(timeout=draw.uniform(0.5, seconds / 2))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            kill_tree(process)
     assert searches.run(*words).returncode == 0
     assert searches.outcome == uninterrupted.outcome

@@ -4,8 +4,8 @@ import hashlib
 import json
 from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -18,10 +18,12 @@ def sampler_of(config: DictConfig, number: int) -> BaseSampler:
     Args:
         config: `_target_` of a sampler with its arguments; without a seed, draws differ from search to search.
     """
-    if (seed := config.get("seed")) is None:
-        return ThreeDigits(instantiate(config))
-    digest = hashlib.blake2b(json.dumps([seed, number]).encode(), digest_size=4).digest()
-    return ThreeDigits(instantiate(config, seed=int.from_bytes(digest)))
+    arguments: Any = OmegaConf.to_container(config, resolve=True)
+    sampler = get_class(arguments.pop("_target_"))
+    if (seed := arguments.get("seed")) is not None:
+        digest = hashlib.blake2b(json.dumps([seed, number]).encode(), digest_size=4).digest()
+        arguments["seed"] = int.from_bytes(digest)
+    return ThreeDigits(sampler(**arguments))
 
 
 class ThreeDigits(BaseSampler):
