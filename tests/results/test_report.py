@@ -1,3 +1,4 @@
+import base64
 import csv
 import itertools
 import json
@@ -19,6 +20,7 @@ from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
 from convnets.results.leaderboard import build_leaderboard
 from convnets.results.leaderboard_figure import NUM_COLORED, draw
+from convnets.results.page import write_page
 from convnets.results.report import as_markdown, groups_as_csv, runs_as_csv, verdict
 from convnets.results.trained_run import TrainedRun as Run
 from convnets.runs.finding import find_folders, find_runs
@@ -306,6 +308,12 @@ def test_paused_runs_stand_apart_and_are_not_ranked(make_run, tmp_path):
     assert "A search stopped these" in paused
     assert "0.9000" in paused
     assert "| failed" in unfinished
+    (leaderboard.paused[0].path.parent / "search.png").write_bytes(b"a picture")
+    page = write_page(build_leaderboard([*leaderboard.paused, *leaderboard.unfinished]), "T", tmp_path).read_text()
+    search, unfinished = page.partition("The search")[2].split("Not finished")
+    assert base64.b64encode(b"a picture").decode() in search
+    assert "0.9000" in search
+    assert "sweep/a" not in unfinished
 
 
 def test_unfinished_runs_are_listed_with_what_is_known(make_run, tmp_path):

@@ -13,6 +13,10 @@ from convnets.results.leaderboard_figure import draw
 from convnets.runs.run import Run
 
 FILES = ("leaderboard.md", "leaderboard.csv", "runs.csv", "leaderboard.png")
+PAUSED = (
+    "A search stopped these, since others were ahead after the same epoch. They are not ranked: it chose among the "
+    "finished."
+)
 NUM_SENTENCES = 10  # about differences, a table
 Column = tuple[str, str, Callable[[Any], str]]  # its name, the key of its figures, and how one is written
 
@@ -43,15 +47,10 @@ def as_markdown(leaderboard: Leaderboard, title: str, most_rows: int | None = No
         lines += ["", *_board_lines(board, leaderboard, most_rows)]
     if leaderboard.warnings:
         lines += ["", "## Warnings", "", *(f"- {warning}" for warning in leaderboard.warnings)]
-    paused = [run for run in leaderboard.unfinished if run.state == "paused"]
-    others = [run for run in leaderboard.unfinished if run.state != "paused"]
-    if paused:
-        told = (
-            "A search stopped these, since others were ahead after the same epoch. They are not ranked; it chose among"
-        )
-        lines += ["", "## Paused", "", f"{told} the finished.", "", *_unfinished_lines(paused, leaderboard, most_rows)]
-    if others:
-        lines += ["", "## Not finished", "", *_unfinished_lines(others, leaderboard, most_rows)]
+    if leaderboard.paused:
+        lines += ["", "## Paused", "", PAUSED, "", *_unfinished_lines(leaderboard.paused, leaderboard, most_rows)]
+    if leaderboard.unfinished:
+        lines += ["", "## Not finished", "", *_unfinished_lines(leaderboard.unfinished, leaderboard, most_rows)]
     return "\n".join(lines)
 
 
