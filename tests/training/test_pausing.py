@@ -73,7 +73,11 @@ def outcome(folder):
     told = [(trial.params, trial.state.name, trial.value, trial.intermediate_values) for trial in trials]
     runs = {path.parent.name: Run(path.parent) for path in sweep.glob("*/config.yaml")}
     left = {
-        name: (run.state, rows_of(run.path), sorted(path.name for path in run.path.glob("checkpoints/*")))
+        name: (
+            run.state,
+            None if run.state == "failed" else rows_of(run.path),
+            sorted(path.name for path in run.path.glob("checkpoints/*")),
+        )
         for name, run in runs.items()
     }
     weights = {name: (run.path / "weights.safetensors").read_bytes() for name, run in runs.items() if run.result}
