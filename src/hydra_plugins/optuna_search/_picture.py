@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+FEWEST_TO_COMPARE = 4  # trials
 
 
 def draw_search(study: Study, path: Path, unit: str) -> None:
@@ -20,29 +24,36 @@ def draw_search(study: Study, path: Path, unit: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     names = list(study.trials[0].distributions)
-    several = [name for name in names if len({str(trial.params[name]) for trial in done}) > 1]
-    importances = _importances(study) if len(done) > 3 and several else {}
+    importances = importances_of(study)
     figure = Figure(figsize=(3.6 * (2 + len(names)), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     first, second, *others = figure.subplots(1, 2 + len(names))
     first.step(*_best_over_spent(study), where="post", color="tab:blue")
     first.set(xlabel=f"{unit} spent", ylabel="best value so far", title="Search")
     second.barh([*importances], [*importances.values()], color="tab:blue")
-    second.set(title="Importance (PED-ANOVA)" if importances else "Importance: too few trials", xlim=(0, 1))
+    at = " at the first rung" if any(trial.intermediate_values for trial in study.trials) else ""
+    second.set(title=f"Importance{at}" if importances else "Importance: too few trials", xlim=(0, 1))
     for axes, name in zip(others, names, strict=True):
         _draw_slice(axes, name, study.trials)
     figure.savefig(path, dpi=100)
 
 
-def _importances(study: Study) -> dict[str, float]:
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+def importances_of(study: Study) -> dict[str, float]:
+    """How much each key explains of the values that trials showed first, by PED-ANOVA; the least comes first.
 
+    All trials showed one after the same epoch, those that were paused later, too. Empty where too few did.
+    """
+    first = optuna.create_study(direction=study.direction)
+    for trial in study.trials:
+        if values := _values(trial):
+            first.add_trial(create_trial(params=trial.params, distributions=trial.distributions, value=values[0]))
+    if len(first.trials) < FEWEST_TO_COMPARE:
+        return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the evaluator is experimental
         try:
-            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+            found = get_param_importances(first, evaluator=PedAnovaImportanceEvaluator())
         except (RuntimeError, ValueError):  # such as of values that are all the same
             return {}
     return dict(reversed(found.items()))
@@ -80,4 +91,6 @@ def _draw_slice(axes: Any, name: str, trials: Sequence[FrozenTrial]) -> None:
             facecolors=face,
             edgecolors="tab:blue",
         )
-    axes.set(xlabel=name, title="Trials", xscale="log" if getattr(distribution, "log", False) else "linear")
+    axes.set(xlabel=name, title="Trials")
+    if getattr(distribution, "log", False):
+        axes.set_xscale("log")
