@@ -227,7 +227,7 @@ def _data_path(task: Task, marks: Marks) -> dict[str, Any]:
     import torch
     from torch.utils.data import DataLoader
 
-    from convnets.memory import keep_freed_memory
+    from convnets.device import keep_freed_memory
     from convnets.training.building import build_datamodule
 
     keep_freed_memory()  # as a training does
