@@ -30,7 +30,7 @@ def prepare_process(on_gpu: bool, matmul_precision: str, deterministic: bool) ->
 
 
 def why_no_gpu() -> str:
-    """Why torch cannot use a GPU of NVIDIA's, in its own words: no driver, one that is too old, a build without CUDA."""
+    """Why torch cannot use an NVIDIA GPU, in its own words: no driver, one too old, a build without CUDA."""
     try:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:

@@ -348,13 +348,13 @@ class Fails(lightning.Callback):
 
 
 CUDA_IS_FULL = (
-    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 1.06 GiB is free. "
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 1 GiB is free. "
     "Process 7 has 78.12 GiB memory in use. Of the allocated memory 1.00 GiB is allocated by PyTorch."
 )
 DEVICE_ERRORS = {
-    r"batch_size=64 .* \(CUDA out .* Tried to allocate 2\.00 GiB\. GPU 0 .* of which 1\.06 GiB is free\.\)$": CUDA_IS_FULL,
+    r"batch_size=64 .* \(CUDA out .* Tried to allocate 2\.00 GiB\. GPU 0 .* of which 1 GiB is free\.\)$": CUDA_IS_FULL,
     r"batch_size=64 .*CUBLAS_STATUS_ALLOC_FAILED": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`",
-    r"no code for this GPU.* install one that has": "CUDA error: no kernel image is available for execution on the device",
+    r"no code for this GPU.* one that has": "CUDA error: no kernel image is available for execution on the device",
 }
 
 

@@ -15,10 +15,9 @@ from lightning import Callback, LightningModule, Trainer
 from convnets.classifier import Classifier
 from convnets.dashboard.writer import writer_of
 from convnets.data import ImageDataModule
-from convnets.files import write_atomically
 from convnets.device import DTYPES, device_peak_mib, measure_flops, uncounted
+from convnets.files import write_atomically
 from convnets.networks.summary import training_flops
-
 
 
 class Throughput(Callback):

@@ -90,7 +90,7 @@ def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list
 
 
 def training_flops(network: nn.Module, image_size: int, in_channels: int = 1) -> int:
-    """Operations that training takes for an image, in convolutions and matrix products; the network loses its weights."""
+    """Operations of a training step for one image, in convolutions and matrix products; takes the weights away."""
     return summarize(network, image_size, in_channels)[0].multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
 
 

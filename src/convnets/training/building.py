@@ -28,8 +28,8 @@ from convnets.classifier import Classifier
 from convnets.configuration.content import TIMM
 from convnets.configuration.rules import ConfigurationError
 from convnets.data import ImageDataModule
-from convnets.files import file_digest
 from convnets.device import is_gpu_unused, prepare_process, why_no_gpu
+from convnets.files import file_digest
 from convnets.networks import give_sizes
 from convnets.networks.timm import pretrained_weights
 from convnets.runs.finding import find_run

@@ -27,8 +27,8 @@ from convnets.configuration.content import TIMM, changing_callbacks, content_has
 from convnets.dashboard import Dashboard
 from convnets.dashboard.curves import curves_title, write_curves
 from convnets.data import ImageDataModule
-from convnets.files import RunFolderError, processor_name, removal, write_atomically
 from convnets.device import device_peak_mib
+from convnets.files import RunFolderError, processor_name, removal, write_atomically
 from convnets.runs.run import Run
 from convnets.text import count
 
@@ -180,9 +180,10 @@ def explain_and_mark(error: BaseException, run: Run, config: DictConfig, log_fil
     if _is_out_of_memory(error):
         state, explained = "out_of_memory", OutOfMemoryError(_out_of_memory_advice(error, config))
     elif "no kernel image" in str(error):
+        built_for = ", ".join(torch.cuda.get_arch_list())
         explained = UnsupportedGpuError(
-            f"This torch ({torch.__version__}) has no code for this GPU, only for {', '.join(torch.cuda.get_arch_list())}"
-            ": install one that has (https://pytorch.org), or set trainer=cpu."
+            f"This torch ({torch.__version__}) has no code for this GPU, only for {built_for}: install one that has "
+            "(https://pytorch.org), or set trainer=cpu."
         )
     elif isinstance(error, OSError) and not run.path.exists():
         explained = RunFolderError(f"{run} has vanished during the training: nothing is left to go on from.")
