@@ -92,7 +92,8 @@ def test_images_are_mixed_as_on_a_cpu(images, name):
 @pytest.mark.parametrize("model", ALL_NETWORKS)
 def test_a_network_trains_at_its_own_size_with_all_that_watches(train, model):
     words = (f"model={model}", "callbacks=default", "logger=tensorboard", "trainer.max_epochs=2")
-    trained = train("run", *words, "data.batch_size=50", *(["model.lr=0.1"] if model == "vgg" else []))
+    more = {"vgg": ["model.lr=0.1"], "timm": ["model.arch=resnet10t"]}.get(model, [])
+    trained = train("run", *words, "data.batch_size=50", *more)
     assert trained.result["device"] == torch.cuda.get_device_name()
     assert "Traceback" not in (trained.path / "train.log").read_text()
     losses = [float(row["train/loss"]) for row in trained.rows]
