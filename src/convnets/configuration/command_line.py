@@ -1,7 +1,6 @@
 """What the commands in scripts/ share: arguments that mean the same everywhere, and errors in words."""
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,10 +22,13 @@ class Command(argparse.ArgumentParser):
     def __init__(self, description: str | None, epilog: str | None = None, needs_environment: bool = True) -> None:
         super().__init__(description=description, epilog=epilog)
         self._errors_explained: Callable[..., AbstractContextManager[None]] = nullcontext
-        if needs_environment or importlib.util.find_spec("hydra"):
+        try:
             from convnets.configuration.errors import errors_explained
 
             self._errors_explained = errors_explained
+        except ModuleNotFoundError:  # Hydra, by which errors are known
+            if needs_environment:
+                raise
 
     def add_run(self, name: str = "run", help: str | None = None) -> None:
         """Take a trained run, by any of the names that `convnets.runs.finding.find_run` knows."""
