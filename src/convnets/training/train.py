@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from convnets.callbacks import NonFiniteLossError, check_fits, newest_checkpoint
 from convnets.classifier import Classifier
 from convnets.data import DataUnavailableError, ImageDataModule
+from convnets.device import reset_device_peak
 from convnets.files import removal
-from convnets.memory import reset_device_peak
 from convnets.runs.images import check_images, record_images
 from convnets.runs.run import Run
 from convnets.training.building import build_classifier, build_datamodule, build_trainer, start_from_pretrained
