@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "convnets"
 # From the bottom up; a module imports only from floors below its own, and from its own room.
 FLOORS = [
     {"files", "text"},
-    {"plots", "memory", "losses", "optimizers", "schedules", "networks", "data"},
+    {"plots", "device", "losses", "optimizers", "schedules", "networks", "data"},
     {"configuration", "classifier"},
     {"runs", "callbacks", "dashboard"},
     {"training"},

@@ -22,7 +22,7 @@ from convnets.data.augmentation import AUGMENTATIONS, Draws
 from convnets.data.preprocessing import to_network_input
 from convnets.data.sampling import ImageBatches
 from convnets.runs.run import Run
-from convnets.training.building import STEP_HOOKS, build_classifier, build_datamodule, build_trainer, prepare_process
+from convnets.training.building import STEP_HOOKS, build_classifier, build_datamodule, build_trainer
 from convnets.training.train import train
 
 EVERYTHING_ON = ("data=fashion_mnist_sample", "trainer=cpu", "trainer.max_epochs=2", "data.batch_size=64")
@@ -153,18 +153,6 @@ def test_images_lie_on_a_gpu_that_has_room(monkeypatch):
     kept = FashionMNISTSampleDataModule(device="cpu")
     kept.setup()
     assert kept._resident_on(gpu, "train") is kept.splits["train"]
-
-
-@pytest.mark.parametrize(("precision", "in_tf32"), [("high", True), ("highest", False)])
-def test_matrix_products_and_convolutions_are_in_tf32_together(precision, in_tf32):
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
-    try:
-        prepare_process(True, precision, deterministic=False)
-        assert torch.get_float32_matmul_precision() == precision
-        assert torch.backends.cudnn.allow_tf32 == in_tf32
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
 
 
 def test_compiling_takes_the_training_step_and_changes_no_bit_that_the_backend_does_not(small, tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ from convnets.callbacks import (
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
 from convnets.results.trained_run import TrainedRun as Run
-from convnets.training.ending import OutOfMemoryError
+from convnets.training.ending import OutOfMemoryError, UnsupportedGpuError
 from convnets.training.extend import extend
 from convnets.training.train import train
 
@@ -335,6 +335,33 @@ def test_out_of_memory_says_what_to_change(small, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
     assert Run(tmp_path).status["state"] == "out_of_memory"
+
+
+class Fails(lightning.Callback):
+    """Ends the training with an error, as the device does."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def on_train_batch_end(self, *_):
+        raise self.error
+
+
+CUDA_IS_FULL = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 1 GiB is free. "
+    "Process 7 has 78.12 GiB memory in use. Of the allocated memory 1.00 GiB is allocated by PyTorch."
+)
+DEVICE_ERRORS = {
+    r"batch_size=64 .* \(CUDA out .* Tried to allocate 2\.00 GiB\. GPU 0 .* of which 1 GiB is free\.\)$": CUDA_IS_FULL,
+    r"batch_size=64 .*CUBLAS_STATUS_ALLOC_FAILED": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`",
+    r"no code for this GPU.* one that has": "CUDA error: no kernel image is available for execution on the device",
+}
+
+
+@pytest.mark.parametrize("told", DEVICE_ERRORS)
+def test_an_error_of_the_device_is_told_in_words(small, tmp_path, told):
+    with pytest.raises((OutOfMemoryError, UnsupportedGpuError), match=told):
+        train(small(), tmp_path, [Fails(torch.AcceleratorError(DEVICE_ERRORS[told]))])
 
 
 class RuinAt(lightning.Callback):

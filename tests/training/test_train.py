@@ -146,7 +146,8 @@ def test_a_gpu_that_is_not_there_is_refused(small, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(
-        ConfigurationError, match=r"trainer\.accelerator=gpu, but torch finds no GPU here: set trainer=cpu"
+        ConfigurationError,
+        match=r"trainer\.accelerator=gpu, but torch finds no GPU here \(.+\): install .+, or set trainer=cpu",
     ):
         train(small("trainer=gpu"), tmp_path)
 

@@ -25,8 +25,8 @@ from convnets.callbacks.history import Row
 from convnets.classifier import Classifier
 from convnets.configuration.content import holds_out
 from convnets.data import DataUnavailableError, ImageDataModule
+from convnets.device import reset_device_peak
 from convnets.files import removal
-from convnets.memory import reset_device_peak
 from convnets.runs.images import check_images, record_images
 from convnets.runs.run import Run
 from convnets.training.building import build_classifier, build_datamodule, build_trainer, start_from_pretrained
