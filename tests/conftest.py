@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
-from support.repository import ROOT
+from support import commands
 from tensorboard.summary.writer import event_file_writer
 
 from convnets.training import command
@@ -57,11 +57,4 @@ def small(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run scripts/NAME as a user does, in an empty folder, so that its outputs/ is not ours."""
-
-    def run_script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
-        return subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
-        )
-
-    return run_script
+    return functools.partial(commands.run, tmp_path)
