@@ -71,7 +71,8 @@ def _call(folder, environment, outputs, function, arguments):
     function(*arguments)
 
 
-def _script(path, *arguments):
+def script_as_main(path, *arguments):
+    """Do what `python PATH ARGUMENTS` does."""
     sys.argv = [path, *arguments]
     sys.path.insert(0, str(Path(path).parent))
     runpy.run_path(path, run_name="__main__")
@@ -79,11 +80,17 @@ def _script(path, *arguments):
 
 def start(folder, name, *arguments, **environment):
     """`python scripts/NAME ARGUMENTS`, started in the folder."""
-    return Process(folder, _script, str(ROOT / "scripts" / name), *arguments, **environment)
+    return Process(folder, script_as_main, str(ROOT / "scripts" / name), *arguments, **environment)
+
+
+def run_fresh(folder, name, *arguments):
+    """`python scripts/NAME ARGUMENTS`, run in the folder by a Python of its own, which imports what it needs."""
+    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
 def run(folder, name, *arguments, **environment):
-    """The same, and its end, as subprocess.run returns it."""
+    """The same in a fork."""
     process = start(folder, name, *arguments, **environment)
     out, err = process.communicate()
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)

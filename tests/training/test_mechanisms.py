@@ -1,7 +1,5 @@
 """The mechanisms that make a training fast are in place; the benchmark, not these tests, measures the time."""
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
+from support import commands
 from support.watching import Steps, Watched
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -85,9 +84,9 @@ def test_ranks_wait_for_nothing_but_the_gradients(compose, tmp_path):
     (tmp_path / "stored").mkdir()
     Run(tmp_path / "stored").save_config(compose(*EVERYTHING_ON, *on_two_ranks, "callbacks=none", "logger=none"))
     (tmp_path / "rank.py").write_text(IN_A_RANK)
-    command = [sys.executable, "rank.py", str(Path(__file__).parents[1])]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
+    process = commands.Process(tmp_path, commands.script_as_main, "rank.py", str(Path(__file__).parents[1]))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     (waits,) = tmp_path.glob("waits-*")
     assert waits.name == "waits-0-of-1"
 
