@@ -13,6 +13,7 @@ from support import commands
 from tensorboard.summary.writer import event_file_writer
 
 from convnets.training import command
+from convnets.training.train import train
 
 # In the background of a shell script Ctrl-C is ignored, by the children too; tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,6 +53,13 @@ def small(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
         return compose(*quick, "callbacks=none", "logger=none", *overrides)
 
     return small
+
+
+@pytest.fixture(scope="session")
+def trained(small: Callable[..., DictConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished `small()`, to be copied."""
+    train(small(), path := tmp_path_factory.mktemp("trained"))
+    return path
 
 
 @pytest.fixture

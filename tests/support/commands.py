@@ -30,15 +30,14 @@ Plugins.instance()  # finds them, once for all
 class Process:
     """A function called in a process of its own, in a folder; used as a subprocess.Popen."""
 
-    def __init__(self, folder, function, *arguments, **environment):
+    def __init__(self, folder, function, *arguments, environment=None):
         with pytest.MonkeyPatch.context() as patch:  # for the process that is forked, should it not run yet
             patch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=os.pathsep)
             forkserver.ensure_running()
         outputs = [f"/proc/{os.getpid()}/fd/{os.memfd_create(name)}" for name in ("stdout", "stderr")]
         self._outputs = [Path(output) for output in outputs]
-        self._process = CONTEXT.Process(
-            target=_call, args=(folder, {**os.environ, **environment}, outputs, function, arguments)
-        )
+        environment = dict(os.environ if environment is None else environment)
+        self._process = CONTEXT.Process(target=_call, args=(folder, environment, outputs, function, arguments))
         self._process.start()
         self.pid = self._process.pid
         self.kill = self._process.kill
@@ -71,7 +70,7 @@ def _call(folder, environment, outputs, function, arguments):
     function(*arguments)
 
 
-def script_as_main(path, *arguments):
+def as_main(path, *arguments):
     """Do what `python PATH ARGUMENTS` does."""
     sys.argv = [path, *arguments]
     sys.path.insert(0, str(Path(path).parent))
@@ -80,7 +79,8 @@ def script_as_main(path, *arguments):
 
 def start(folder, name, *arguments, **environment):
     """`python scripts/NAME ARGUMENTS`, started in the folder."""
-    return Process(folder, script_as_main, str(ROOT / "scripts" / name), *arguments, **environment)
+    path = str(ROOT / "scripts" / name)
+    return Process(folder, as_main, path, *arguments, environment={**os.environ, **environment})
 
 
 def run_fresh(folder, name, *arguments):

@@ -84,7 +84,7 @@ def test_ranks_wait_for_nothing_but_the_gradients(compose, tmp_path):
     (tmp_path / "stored").mkdir()
     Run(tmp_path / "stored").save_config(compose(*EVERYTHING_ON, *on_two_ranks, "callbacks=none", "logger=none"))
     (tmp_path / "rank.py").write_text(IN_A_RANK)
-    process = commands.Process(tmp_path, commands.script_as_main, "rank.py", str(Path(__file__).parents[1]))
+    process = commands.Process(tmp_path, commands.as_main, "rank.py", str(Path(__file__).parents[1]))
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     (waits,) = tmp_path.glob("waits-*")
