@@ -51,7 +51,9 @@ def test_the_saved_weights_are_those_that_were_validated(small, tmp_path):
 
 
 def test_two_runs_of_a_configuration_are_the_same_to_the_bit(small, tmp_path):
-    config = small("model=vgg", "data.resize=32", "model.blocks=[[1,8],[1,8]]", "data.augment=shift_flip")
+    config = small(
+        "model=vgg", "data.resize=32", "model.blocks=[[1,8],[1,8]]", "model.hidden=[32,32]", "data.augment=shift_flip"
+    )
     results = [train(config, tmp_path / folder)["metrics"] for folder in ("a", "b")]
     weights = [(tmp_path / folder / "weights.safetensors").read_bytes() for folder in ("a", "b")]
     assert results[0] == results[1]

@@ -27,7 +27,7 @@ CALLBACKS = {
 WAYS = {
     "lenet": ("model.activation=relu", "trainer.limit_train_batches=null"),
     "held out": ("model.activation=relu", "trainer.limit_train_batches=null", "data.holdout=200"),
-    "batch norm": ("model=resnet18", "data.resize=16", "data.batch_size=32", "trainer.limit_train_batches=2"),
+    "batch norm": ("model=bn_lenet", "data.batch_size=32", "trainer.limit_train_batches=2"),
 }
 
 
