@@ -30,10 +30,10 @@ EVERYTHING_ON = ("data=fashion_mnist_sample", "trainer=cpu", "trainer.max_epochs
 @pytest.mark.parametrize("several", [1, 4])
 def test_no_step_waits_for_the_device_and_no_float_copy_of_the_data_is_made(compose, tmp_path, several):
     watched = Watched()
-    small = ("data.resize=56", "data.batch_size=16", "callbacks.throughput=null", f"steps_per_execution={several}")
+    small = ("data.resize=56", "data.batch_size=16", "callbacks.throughput=null", "trainer.limit_train_batches=12")
     with watched:
         train(
-            compose(*EVERYTHING_ON, *small),
+            compose(*EVERYTHING_ON, *small, f"steps_per_execution={several}"),
             tmp_path / "run",
             [Steps(watched)],
         )
@@ -122,7 +122,8 @@ def test_logging_goes_by_the_epoch_not_by_the_step(compose, tmp_path, monkeypatc
     seen = []
     for steps in (2, 9):
         calls.clear()
-        train(compose(*EVERYTHING_ON, f"trainer.limit_train_batches={steps}"), tmp_path / f"{steps}")
+        limits = ("trainer.max_epochs=1", f"trainer.limit_train_batches={steps}")
+        train(compose(*EVERYTHING_ON, *limits), tmp_path / f"{steps}")
         seen.append(dict(calls))
     assert seen[0] == seen[1]
     assert seen[0]["add_scalar"] > 0
