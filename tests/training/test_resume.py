@@ -133,7 +133,10 @@ def test_any_step_of_any_network_may_be_the_last_one(small, tmp_path, way):
 )
 def test_several_steps_at_once_are_the_same_steps(small, tmp_path, way, several, options):
     same = ("trainer.limit_train_batches=null", "trainer.gradient_clip_val=0.5", "logger=tensorboard", KEPT)
-    watching = ("callbacks=default", "callbacks.dashboard.images=false", "callbacks.throughput=null")
+    watching = (
+        *("callbacks=default", "callbacks.dashboard.images=false"),
+        *("callbacks.throughput=null", "callbacks.curves=null"),
+    )
     found = {}
     for steps in (1, several):
         config = small(*same, *watching, *WAYS[way], *options, f"steps_per_execution={steps}")
