@@ -12,6 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 from PIL import Image
+from support import commands
 from support.repository import CONF, ROOT
 
 from convnets.configuration.composition import GROUPS
@@ -471,7 +472,7 @@ def test_a_wrong_folder_gets_an_error_of_one_line(run_script, arguments, said):
     assert (finished.returncode, finished.stderr.strip()) == (1, said)
 
 
-def test_a_thousand_runs_take_little_more_than_reading_their_files(make_run, tmp_path, run_script):
+def test_a_thousand_runs_take_little_more_than_reading_their_files(make_run, tmp_path):
     config = yaml.safe_load((make_run("data.holdout=5000", accuracy=0.5, test=0.5) / "config.yaml").read_text())
     result = json.loads((tmp_path / "sweep" / "0" / "result.json").read_text())
     rng = random.Random(0)
@@ -490,7 +491,7 @@ def test_a_thousand_runs_take_little_more_than_reading_their_files(make_run, tmp
     for path in (tmp_path / "outputs" / "sweeps" / "big").glob("*/config.yaml"):
         yaml.load(path.read_text(), yaml.CSafeLoader)
     between = os.times()
-    finished = run_script("report.py", "big")
+    finished = commands.run_fresh(tmp_path, "report.py", "big")
     after = os.times()
     seconds = after.children_user + after.children_system - between.children_user - between.children_system
     assert finished.returncode == 0, finished.stderr

@@ -1,6 +1,7 @@
 """How a training ends: with final weights and a result, or with an error in words and a mark in the run's folder."""
 
 import errno
+import functools
 import logging
 import platform
 import signal
@@ -155,6 +156,7 @@ def _device_name(trainer: lightning.Trainer) -> str:
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
 
 
+@functools.cache
 def _git_commit() -> str | None:
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
