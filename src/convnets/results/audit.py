@@ -65,7 +65,7 @@ def audit(runs: Sequence[TrainedRun], folder: Path) -> dict[str, Any]:
     if (labels["train"] < 0).any():
         raise ConfigurationError(
             f"{int((labels['train'] < 0).sum()):,} training images are held out by none of these runs: "
-            "data.holdout must divide the number of training images, and each fold have a run."
+            "each fold of data.folds must have a run."
         )
     images = {"train": train.splits["train"].stored, "test": train.splits["test"].stored}
     verdicts = {split: _judge(labels[split].numpy(), probabilities[split].numpy()) for split in labels}
@@ -79,7 +79,7 @@ def audit(runs: Sequence[TrainedRun], folder: Path) -> dict[str, Any]:
     header = ["split", "image", "label", "probability", "taken_for", "its_probability", "called_wrong"]
     rows_of_all = [row for split in labels for row in _rows(split, labels, probabilities, verdicts[split], names)]
     write_atomically(folder / FILES[0], as_csv(header, rows_of_all))
-    picture = _picture(images["test"], labels["test"], probabilities["test"], verdicts["test"][0], names)
+    picture = _picture(images["test"], labels["test"], probabilities["test"], names)
     write_atomically(folder / FILES[1], picture)
     write_atomically(folder / FILES[2], as_csv(["training_image", "test_image", "correlation"], pairs))
     write_atomically(folder / FILES[3], json.dumps(summary, indent=2) + "\n")
@@ -94,10 +94,9 @@ def _check_folds(runs: Sequence[TrainedRun]) -> None:
             raise ConfigurationError(
                 f"{run} and {runs[0]} differ in {', '.join(sorted(other))}, not in data.fold alone."
             )
-    if not runs[0].values.get("data.holdout"):
+    if runs[0].validated_on_test_split():
         raise ConfigurationError(
-            f"{runs[0]} held out no image: train a cross-validation, such as of Fashion-MNIST's 60,000 images "
-            "data.holdout=12000 data.fold=0,1,2,3,4"
+            f"{runs[0]} held out no image: train a cross-validation, with data.folds=5 data.fold=0,1,2,3,4"
         )
 
 
@@ -139,15 +138,14 @@ def _rows(split: str, labels: dict[str, Tensor], probabilities: dict[str, Tensor
         yield split, number, names[label], f"{own:.6f}", names[guess], f"{other:.6f}", called
 
 
-def _picture(images: Tensor, labels: Tensor, probabilities: Tensor, wrong: Array, names: Sequence[str]) -> bytes:
-    """The test images whose labels are called wrong, the least believed first."""
-    numbers = torch.from_numpy(np.flatnonzero(wrong))
-    believed = probabilities[numbers, labels[numbers]]
-    numbers = numbers[believed.argsort()][:NUM_PICTURED]
+def _picture(images: Tensor, labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> bytes:
+    """The test images whose labels are the least believed."""
+    believed = probabilities[torch.arange(len(labels)), labels]
+    numbers = believed.argsort()[:NUM_PICTURED]
     drawn = images[numbers].permute(0, 2, 3, 1).numpy()
-    guesses = probabilities[numbers].argmax(dim=1)
-    title = f"Test images whose labels look wrong: {len(numbers)} of {int(wrong.sum())}"
-    shown = (labels[numbers].numpy(), guesses.numpy(), probabilities[numbers].max(dim=1).values.numpy())
+    sure, guesses = probabilities[numbers].max(dim=1)
+    title = f"The {len(numbers)} test images whose labels are least believed"
+    shown = (labels[numbers].numpy(), guesses.numpy(), sure.numpy())
     return plots.as_png(plots.predictions(drawn, *shown, names, title, num_columns=8), dpi=100)
 
 
@@ -181,9 +179,10 @@ def in_words(summary: dict[str, Any]) -> str:
         part = summary[split]
         low, high = (f"{number:,} ({number / part['images']:.1%})" for number in part["called_wrong"])
         lines.append(f"Of {part['images']:,} {split} labels, {low} to {high} look wrong.")
-    first, second, *_ = summary["test"]["classes"].items()
+    if of_classes := list(summary["test"]["classes"].items())[:2]:
+        most = " and ".join(f"{name} ({number:,})" for name, number in of_classes)
+        lines.append(f"Of the test labels they are mostly those of {most}.")
     low, high = (1 - number / summary["test"]["images"] for number in reversed(summary["test"]["called_wrong"]))
-    lines.append(f"They are mostly of {first[0]} ({first[1]:,} test labels) and {second[0]} ({second[1]:,}).")
     lines.append(
         f"A network that is right wherever the label is would therefore reach {low:.1%} to {high:.1%} on the test "
         "split: the range is that between cleanlab's strictest and loosest filter, and hard images with right labels "

@@ -16,7 +16,7 @@ from convnets.files import RunFolderError, shown, write_atomically
 from convnets.results.evaluation import load_evaluation, load_predictions
 from convnets.results.leaderboard import Board, Group, Leaderboard, figures, lower_is_better
 from convnets.results.leaderboard_figure import NUM_COLORED, panels, style
-from convnets.results.report import NUM_SENTENCES, Column, cells, fixed, in_total, unfinished, verdict
+from convnets.results.report import NUM_SENTENCES, PAUSED, Column, cells, fixed, in_total, unfinished, verdict
 from convnets.results.trained_run import TrainedRun
 
 FILE = "report.html"
@@ -32,7 +32,7 @@ def write_page(leaderboard: Leaderboard, title: str, folder: Path) -> Path:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    header, rows = unfinished(leaderboard)
+    header, rows = unfinished(leaderboard.unfinished, leaderboard)
     page = templates.get_template("page.html.j2").render(
         title=title,
         leaderboard=leaderboard,
@@ -43,12 +43,22 @@ def write_page(leaderboard: Leaderboard, title: str, folder: Path) -> Path:
             (board, *_table(board, metric), _charts(board, metric), _verdicts(board)) for board in leaderboard.boards
         ],
         colors=[style(rank)["color"] for rank in range(NUM_COLORED)],
+        searches=_search_pictures(leaderboard),
+        told_of_paused=PAUSED,
+        paused_header=header,
+        paused=unfinished(leaderboard.paused, leaderboard)[1],
         unfinished_header=header,
         unfinished=rows,
         closer_looks=[_closer_look(group, metric) for group in groups],
     )
     write_atomically(folder / FILE, page)
     return folder / FILE
+
+
+def _search_pictures(leaderboard: Leaderboard) -> list[str]:
+    """The pictures that searches left in the folders of their runs."""
+    paths = sorted({run.path.parent / "search.png" for run in leaderboard.runs})
+    return [base64.b64encode(path.read_bytes()).decode() for path in paths if path.is_file()]
 
 
 def _table(board: Board, metric: str) -> tuple[list[str], list[list[str]]]:
