@@ -17,7 +17,6 @@ import hydra
 import numpy as np
 import pytest
 import yaml
-from omegaconf import OmegaConf
 from support.repository import CONF, ROOT, hydra_context
 
 from convnets.configuration.composition import adding_keys
@@ -40,7 +39,9 @@ BLOCKS = re.findall(r"^ *```sh\n(.*?)^ *```$", EVERYTHING, re.DOTALL | re.MULTIL
 LINES = [line.strip() for block in BLOCKS for line in block.splitlines()]
 LINES += re.findall(r"`((?:python scripts/|make )[^`]+)`", EVERYTHING)
 COMMANDS = sorted({shlex.join(shlex.split(line, comments=True)) for line in LINES})
-TRAININGS = [command.partition("train.py ")[2] for command in COMMANDS if re.match(r"python \S+train\.py (-m )?\w+[.=]", command)]
+TRAININGS = [
+    command.partition("train.py ")[2] for command in COMMANDS if re.match(r"python \S+train\.py (-m )?\w+[.=]", command)
+]
 OTHERS = [command for command in COMMANDS if re.match(r"python scripts/(?!train\.py)", command)]
 # Of those, what takes no more than a moment is run, on two small runs; of the others the words are understood.
 RUN = re.compile(r"python scripts/(compare|evaluate|predict|summarize|report(?!.*--(prune|html|records|metric)))")
