@@ -4,7 +4,7 @@
 # make test-gpu    the tests that need a GPU; where there is none they are skipped, and that is said
 # make browser  install Chromium, with which the tests look at the dashboard (Debian, Ubuntu; asks for root by sudo)
 # make check    lint, format and types
-# make env      set up only, as requirements.txt says; by uv, where there is one, and else by pip
+# make env      set up only, as requirements.txt says; by uv where there is one, and else (or with UV=) by pip
 # make extras   add every extra (search, clusters, audit ...), as requirements-extras.txt says
 # make coverage  run the tests (ARGS=tests/engines for some), and say which lines they reach; after make extras
 # make lock     write both files anew, which takes uv (ARGS=--upgrade for newer versions)
