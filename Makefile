@@ -50,9 +50,8 @@ extras: $(STAMP)
 coverage: $(STAMP)
 	@test -x $(BIN)/coverage || { echo "make extras installs coverage" >&2; exit 1; }
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS); code=$$?; \
+	  $(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$code
 
 # What the extras do not force to differ has one version in both files: uv starts from those that a file holds.
 lock:
