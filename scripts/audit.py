@@ -1,6 +1,6 @@
 """Audit the labels of a data set by the runs of a cross-validation: likely wrong ones, and images that are there twice.
 
-For Fashion-MNIST: scripts/train.py -m experiment=speedrun/94 data.holdout=12000 data.fold=0,1,2,3,4 sweep_name=folds
+For Fashion-MNIST: scripts/train.py -m experiment=speedrun/94 data.folds=5 data.fold=0,1,2,3,4 sweep_name=folds
 """
 
 from pathlib import Path

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
-from support.repository import ROOT
+from support import commands
 from tensorboard.summary.writer import event_file_writer
 
 from convnets.training import command
+from convnets.training.train import train
 
 # In the background of a shell script Ctrl-C is ignored, by the children too; tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,14 +55,14 @@ def small(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
     return small
 
 
+@pytest.fixture(scope="session")
+def trained(small: Callable[..., DictConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished `small()`, to be copied."""
+    train(small(), path := tmp_path_factory.mktemp("trained"))
+    return path
+
+
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run scripts/NAME as a user does, in an empty folder, so that its outputs/ is not ours."""
-
-    def run_script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
-        return subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
-        )
-
-    return run_script
+    return functools.partial(commands.run, tmp_path)

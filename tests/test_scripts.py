@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from omegaconf import OmegaConf
+from support import commands
 from support.repository import CONF, ROOT
 
 from convnets.runs.sources import record_code
@@ -147,40 +148,39 @@ def test_the_summary_of_a_grouped_network_says_what_grouping_saves(run_script):
     assert "  ResNeXtBlock" in finished.stdout
 
 
+RECIPES = "lenet, alexnet, vgg, nin, googlenet, bn_lenet, resnet18, densenet, regnet or all"
+MISTAKES = {
+    "summarize.py": [
+        (["model=vgg", "data.resize=16"], "VGG with 5 pooling blocks needs images of at least 32 pixels"),
+        (["--depth", "0"], "--depth must be at least 1, got 0"),
+        (["data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
+    ],
+    "reproduce.py": [
+        (["lenet", "--seeds", "2", "seed=1"], "seed=1: reproduce.py gives each run its seed"),
+        (["7.9"], "7.9 is no section or recipe: 7.1, 7.2"),
+        (["--seeds", "3"], f"--seeds changes a recipe, and none is named: {RECIPES}"),
+        (["lenet", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["data.resize=3"], f"data.resize=3 changes a recipe, and none is named: {RECIPES}"),
+        (["lenet", "data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
+    ],
+    "soak.py": [(["--kills", "0"], "--kills must be at least 1, got 0")],
+    "benchmark.py": [(["--repetitions", "0"], "--repetitions must be at least 1, got 0")],
+    "predict.py": [(["latest", ""], "argument IMAGE: it is empty")],
+    "evaluate.py": [([""], "The name of a run is empty. RUN is a folder, its name, latest, or best:SWEEP.")],
+}
+STARTED = ("reproduce.py", "predict.py", "evaluate.py")  # by a Python of its own in another test
+
+
 @pytest.mark.parametrize(
-    ("script", "arguments", "message"),
+    ("run", "script", "arguments", "message"),
     [
-        (
-            "summarize.py",
-            ["model=vgg", "data.resize=16"],
-            "VGG with 5 pooling blocks needs images of at least 32 pixels",
-        ),
-        ("summarize.py", ["--depth", "0"], "--depth must be at least 1, got 0"),
-        ("reproduce.py", ["lenet", "--seeds", "2", "seed=1"], "seed=1: reproduce.py gives each run its seed"),
-        ("summarize.py", ["data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
-        ("reproduce.py", ["7.9"], "7.9 is no section or recipe: 7.1, 7.2"),
-        (
-            "reproduce.py",
-            ["--seeds", "3"],
-            "--seeds changes a recipe, and none is named: lenet, alexnet, vgg, nin, "
-            "googlenet, bn_lenet, resnet18, densenet, regnet or all",
-        ),
-        ("reproduce.py", ["lenet", "--seeds", "0"], "--seeds must be at least 1, got 0"),
-        (
-            "reproduce.py",
-            ["data.resize=3"],
-            "data.resize=3 changes a recipe, and none is named: lenet, alexnet, vgg, nin, "
-            "googlenet, bn_lenet, resnet18, densenet, regnet or all",
-        ),
-        ("reproduce.py", ["lenet", "data.resze=3"], "There is no key data.resze. Did you mean data.resize?"),
-        ("soak.py", ["--kills", "0"], "--kills must be at least 1, got 0"),
-        ("benchmark.py", ["--repetitions", "0"], "--repetitions must be at least 1, got 0"),
-        ("predict.py", ["latest", ""], "argument IMAGE: it is empty"),
-        ("evaluate.py", [""], "The name of a run is empty. RUN is a folder, its name, latest, or best:SWEEP."),
+        (commands.run if number or script in STARTED else commands.run_fresh, script, *mistake)
+        for script, mistakes in MISTAKES.items()
+        for number, mistake in enumerate(mistakes)
     ],
 )
-def test_mistakes_with_the_other_scripts_get_one_message(run_script, script, arguments, message):
-    finished = run_script(script, *arguments)
+def test_mistakes_with_the_other_scripts_get_one_message(tmp_path, run, script, arguments, message):
+    finished = run(tmp_path, script, *arguments)
     assert finished.returncode != 0
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("data=fashion_mnist_sample", "trainer=smoke", "callbacks=none", "logger=none", "run_name=first")
+SMALL = (
+    *("data=fashion_mnist_sample", "callbacks=none", "logger=none"),
+    *("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.accelerator=cpu"),
+)
 
 pytestmark = pytest.mark.skipif(find_spec("hatchling") is None, reason="needs hatchling: pip install hatchling")
 
@@ -38,29 +41,36 @@ def installed(tmp_path_factory):
     return run, unpacked, here
 
 
+AFTER_TRAINING = """
+import runpy, sys
+import convnets, convnets.configuration.composition as composition
+
+print(composition.__file__, composition.CONFIG_DIR)
+run = "outputs/sweeps/s/first"
+print(type(convnets.load_run(run).classifier.network).__name__)
+for name, *words in (["evaluate", run], ["predict", run, sys.argv[1]]):
+    sys.argv = [name, *words]
+    try:
+        runpy.run_module(f"convnets.scripts.{name}", run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, end.code
+print("predicted")
+"""
+
+
 def test_the_wheel_alone_trains_loads_evaluates_and_predicts(installed):
-    run, unpacked, _ = installed
-    where = run("-c", "import convnets.configuration.composition as c; print(c.__file__, c.CONFIG_DIR)")
-    assert where.stdout.split() == [f"{unpacked}/convnets/configuration/composition.py", f"{unpacked}/convnets/conf"]
-    trained = run("-m", "convnets.scripts.train", *SMALL)
-    assert trained.returncode == 0, trained.stderr
-    program = "import convnets; run = convnets.load_run('first'); print(type(run.classifier.network).__name__)"
-    assert run("-c", program).stdout == "LeNet\n"
-    evaluated = run("-m", "convnets.scripts.evaluate", "outputs/runs/first")
-    assert evaluated.returncode == 0, evaluated.stderr
-    picture = ROOT / ".github" / "lenet-feature-maps-coat.png"
-    predicted = run("-m", "convnets.scripts.predict", "first", str(picture))
-    assert predicted.returncode == 0, predicted.stderr
-
-
-@pytest.mark.parametrize("launch", [("trainer=ddp", "trainer.devices=2"), ("-m", "seed=0,1")])
-def test_processes_started_from_the_wheel_are_its_own(installed, launch):
-    run, _, _ = installed
-    words = [word for word in SMALL if not word.startswith(("run_name", "trainer="))]
-    limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.accelerator=cpu")
-    trained = run("-m", "convnets.scripts.train", *launch, *words, *limits)
+    """A sweep of one job in two processes: the job and its second rank are started from the wheel as well."""
+    run, unpacked, here = installed
+    launch = ("-m", "sweep_name=s", "run_name=first", "trainer=ddp", "trainer.devices=2")
+    trained = run("-m", "convnets.scripts.train", *launch, *SMALL)
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    assert "deprecated" not in trained.stdout + trained.stderr
+    log = (here / "outputs" / "sweeps" / "s" / "logs" / "first.log").read_text()
+    assert "deprecated" not in trained.stdout + trained.stderr + log
+    used = run("-c", AFTER_TRAINING, str(ROOT / ".github" / "lenet-feature-maps-coat.png"))
+    assert used.returncode == 0, used.stderr
+    where, network, *_, last = used.stdout.splitlines()
+    assert where.split() == [f"{unpacked}/convnets/configuration/composition.py", f"{unpacked}/convnets/conf"]
+    assert (network, last) == ("LeNet", "predicted")
 
 
 def test_messages_name_the_commands_of_the_wheel(installed):

@@ -15,6 +15,8 @@ SAMPLE = Task("ours", "lenet", data="fashion_mnist_sample", num_steps=4, num_war
 MACHINE = {
     "device": "a processor",
     "on_gpu": False,
+    "memory_mib": 8192,
+    "bytes_a_second": 2e10,
     "num_threads": 2,
     "versions": {"torch": "2.15.0"},
     "flops_an_image": {"lenet": 2e6, "vgg": 1e9, "resnet18": 1e9},
@@ -157,3 +159,38 @@ def test_growth_is_a_table_of_each_quantity(benchmark, monkeypatch):
     assert "| images/s | 32 | 128 | 512 | 1,024 | 4,096 |" in report
     assert "## By workers (customary)" in report
     assert (benchmark.folder / "growth.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_on_a_gpu_the_report_is_of_the_device(benchmark, monkeypatch):
+    """Stand-in: figures as processes on one would return them."""
+    gpu = {**MACHINE, "device": "a GPU", "on_gpu": True, "memory_mib": 81920, "bytes_a_second": 3e12}
+    benchmark.machine = {**gpu, "peak_flops": {"32-true": 4e14, "bf16-mixed": 7e14}, "date": "2026-11-27"}
+    asked = []
+
+    def measured(task):
+        asked.append(task)
+        if task.contender == "launches":
+            return {"launches_waited_percent": 62.4 if task.compile is False else None}
+        return {"images_per_second": 1e5, "import_seconds": 3, "first_step_seconds": 4, "peak_mib": 300, "seconds": 9}
+
+    monkeypatch.setattr(suite, "measure", measured)
+    benchmark.data_dir = "/a folder"
+    benchmark.compare(["lenet"], ["ours", "ours, captured, 39 at once", "bare loop"], 1, quick=True)
+    report = (benchmark.folder / "benchmark.md").read_text()
+    assert "a GPU, 80 GiB of memory, 2 threads beside it; torch 2.15.0." in report
+    assert (
+        "reach 400,000 GFLOP/s in tf32 and 700,000 GFLOP/s in bf16; a copy in its memory reads and writes 3,000 GB/s."
+        in report
+    )
+    assert cells(report.splitlines(), "ours")[-2:] == ["300 MiB", "62"]
+    assert cells(report.splitlines(), "ours, captured, 39 at once")[-2:] == ["300 MiB", ""]
+    assert {task.data_dir for task in asked} == {"/a folder"}
+    assert [task.compile for task in asked if task.contender == "launches"] == [False, "reduce-overhead"]
+    assert json.loads(benchmark.record())["machine"]["memory_mib"] == 81920
+
+
+def test_steps_are_captured_on_a_gpu_only(benchmark):
+    lines = []
+    benchmark.say = lines.append
+    benchmark.compare(["lenet"], ["ours, captured, 39 at once"], 1, quick=True)
+    assert lines == ["lenet: ours, captured, 39 at once is left out: steps are captured on a GPU only."]

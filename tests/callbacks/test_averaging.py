@@ -1,9 +1,15 @@
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import safetensors.torch
 import torch
 from lightning import Callback
 from omegaconf import OmegaConf
+from torch import nn
 
+from convnets.callbacks import MovingAverage
+from convnets.classifier import Classifier
 from convnets.results.evaluation import evaluate
 from convnets.results.trained_run import TrainedRun
 from convnets.training.train import train
@@ -66,3 +72,16 @@ def test_with_held_out_images_average_and_raw_weights_are_those_of_the_best_epoc
 def test_a_run_without_an_average_has_no_raw_weights(small, tmp_path):
     train(small(), tmp_path / "run")
     assert not (tmp_path / "run" / "weights_raw.safetensors").exists()
+
+
+def test_the_average_is_made_where_the_weights_are_once_the_training_starts():
+    """Lightning makes it before it moves the weights to a GPU, for which the device without memory stands here."""
+    callback, classifier = MovingAverage(), Classifier(nn.Linear(2, 2), partial(torch.optim.SGD, lr=0.1))
+    callback.setup(SimpleNamespace(), classifier, "fit")
+    classifier.to("meta")
+    optimizer = classifier.build_optimizer()
+    callback.on_train_start(SimpleNamespace(optimizers=[optimizer]), classifier)
+    for parameter in classifier.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert {tensor.device.type for tensor in callback._average_model.state_dict().values()} == {"meta"}

@@ -36,7 +36,10 @@ def test_a_diverged_training_is_stopped_marked_and_keeps_the_last_good_checkpoin
 
 def test_a_real_divergence_is_caught(small, tmp_path):
     with pytest.raises(NonFiniteLossError, match="the training has diverged"):
-        train(small("model=vgg", "data.resize=32", "model.lr=1e9", "model.blocks=[[1,8],[1,8]]"), tmp_path)
+        train(
+            small("model=vgg", "data.resize=32", "model.lr=1e9", "model.blocks=[[1,8],[1,8]]", "model.hidden=[32,32]"),
+            tmp_path,
+        )
 
 
 def test_weights_ruined_by_the_very_last_step_are_caught_in_validation(small, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 import re
@@ -18,6 +19,7 @@ from convnets.configuration.content import content_hash, differences, flatten
 from convnets.configuration.errors import explain
 from convnets.configuration.rules import ConfigurationError
 from convnets.training.building import NOT_NETWORKS, build_classifier, build_datamodule, build_trainer
+from convnets.training.command import compose as compose_and_name
 from convnets.training.command import expected_band, prepare
 
 
@@ -26,11 +28,13 @@ def root(*overrides):
     return hydra.compose("train", list(overrides), return_hydra_config=True)
 
 
+@functools.cache
 def name(*overrides):
     with hydra_context():
         return prepare(root(*overrides))[1]
 
 
+@functools.cache
 def band(*overrides):
     with hydra_context():
         composed = root(*overrides)
@@ -45,9 +49,9 @@ NEED_MORE = ("trainer=gpu", "model=timm", "data=image_folder")  # a GPU, a packa
 
 
 @pytest.mark.parametrize("override", [item for item in SINGLE if item not in NEED_MORE])
-def test_every_shipped_choice_composes_and_its_arguments_bind(override, compose, tmp_path):
-    config = compose("trainer=cpu", override)
-    assert name(override).startswith(config.model.name)
+def test_every_shipped_choice_composes_and_its_arguments_bind(override, tmp_path):
+    config, named = compose_and_name(["trainer=cpu", override])
+    assert named.startswith(config.model.name)
     datamodule = build_datamodule(config)
     trainer = build_trainer(config, tmp_path)
     with torch.device("meta"):
@@ -68,11 +72,11 @@ def every(group):
     return [f"{group}={choice}" for choice in CHOICES[group]]
 
 
-OF_TWO = itertools.product(["model=vgg", "model=resnet18"], every("optimizer"), ["schedule=constant"])
-OF_ONE = itertools.product(["model=lenet"], every("optimizer"), every("schedule"))
+FEW = [*zip(itertools.cycle(["model=vgg", "model=resnet18"]), itertools.cycle(every("optimizer")), every("schedule"))]
+ALL = itertools.product(["model=lenet", "model=vgg", "model=resnet18"], every("optimizer"), every("schedule"))
 
 
-@pytest.mark.parametrize("overrides", [*OF_TWO, *OF_ONE])
+@pytest.mark.parametrize("overrides", [*FEW, *(pytest.param(words, marks=pytest.mark.slow) for words in ALL)])
 def test_choices_combine(overrides):
     assert name(*overrides).startswith(overrides[0].split("=")[1])
 

@@ -56,9 +56,16 @@ def equals(key, value):
     return []
 
 
-@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice not in ALIKE])
-def test_the_same_value_written_otherwise_is_the_same_content_for_every_key(compose, choice):
-    config = as_plain(compose(choice))
+@pytest.fixture(scope="module", params=[choice for choice in CHOICES if choice not in ALIKE])
+def chosen(request):
+    """A choice, and a configuration with it in which held-out images and devices matter, too."""
+    asked = ["data.dir=photos"] if request.param == "data=image_folder" else []
+    config, _ = compose_and_name(["data.holdout=100", "trainer.devices=2", *asked, request.param])
+    return request.param, as_plain(config)
+
+
+def test_the_same_value_written_otherwise_is_the_same_content_for_every_key(chosen):
+    _, config = chosen
     expected, tried = content_hash(config), 0
     for key, value in flatten(config).items():
         for other in equals(key, value):
@@ -72,10 +79,9 @@ def test_the_same_value_written_otherwise_is_the_same_content_for_every_key(comp
     assert tried > 10
 
 
-@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice not in ALIKE])
-def test_any_other_value_is_other_content_for_every_key(compose, choice):
+def test_any_other_value_is_other_content_for_every_key(chosen):
     """But for keys that only name, that follow another, or decide nothing where they stand."""
-    config = as_plain(compose("data.holdout=100", "trainer.devices=2", choice))
+    choice, config = chosen
     follow = ("model.lr", "optimizer.lr", "schedule.max_lr", "computation", "data.dir")
     for key, value in flatten(config).items():
         if is_part_of(key, (*NOT_CONTENT, *follow, "callbacks")) or key.endswith("._partial_"):

@@ -29,7 +29,7 @@ from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.train import train
 
 NAMES = FashionMNISTSampleDataModule.class_names
-SMALL_VGG = ("model=vgg", "model.blocks=[[1,4],[1,8]]", "data.resize=16")
+SMALL_VGG = ("model=vgg", "model.blocks=[[1,4],[1,8]]", "model.hidden=[32,32]", "data.resize=16")
 
 
 @pytest.fixture(scope="session")
@@ -256,7 +256,7 @@ def test_pictures_show_what_was_validated(shown, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "last_maps"),
     [
-        (SMALL_VGG, ("7 ReLU", (4096,))),
+        (SMALL_VGG, ("7 ReLU", (32,))),
         (("model=resnet18", "data.resize=32"), ("4 block, 16 of 512", (16, 1, 1))),
         (("model=resnext18", "data.resize=40"), ("4 block, 16 of 512", (16, 2, 2))),
     ],

@@ -75,13 +75,13 @@ def test_image_batches_gather_images_with_their_labels():
 
 def test_holdout_is_stratified_and_fixed_by_its_seed():
     labels = torch.arange(1000) % 10
-    kept, held_out = stratified_split(labels, 95, seed=0)
+    kept, held_out = stratified_split(labels, range(95), seed=0)
     assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(1000))
     counts = labels[held_out].bincount(minlength=10)
     assert counts.min() >= 9
     assert counts.max() <= 10
-    assert torch.equal(held_out, stratified_split(labels, 95, seed=0)[1])
-    assert not torch.equal(held_out, stratified_split(labels, 95, seed=1)[1])
+    assert torch.equal(held_out, stratified_split(labels, range(95), seed=0)[1])
+    assert not torch.equal(held_out, stratified_split(labels, range(95), seed=1)[1])
 
 
 def test_a_part_has_its_images_and_labels_and_takes_no_memory_for_them():
@@ -110,7 +110,7 @@ def test_reading_is_told_in_images():
 
 def test_folds_are_disjoint_stratified_and_together_everything():
     labels = torch.arange(10).repeat_interleave(40)
-    folds = [stratified_split(labels, 80, 3, fold) for fold in range(5)]
+    folds = [stratified_split(labels, range(start, start + 80), 3) for start in range(0, 400, 80)]
     assert sorted(torch.cat([held_out for _, held_out in folds]).tolist()) == list(range(400))
     for kept, held_out in folds:
         assert labels[held_out].bincount().tolist() == [8] * 10
@@ -123,3 +123,22 @@ def test_a_fold_beyond_the_last_is_refused():
         ValueError, match=r"data\.fold=5 is too high: 1000 training images have 5 folds of data\.holdout=200"
     ):
         datamodule.setup()
+
+
+def test_parts_need_not_be_of_one_size():
+    parts = []
+    for fold in range(3):
+        datamodule = FashionMNISTSampleDataModule(folds=3, fold=fold)
+        datamodule.setup()
+        parts.append(datamodule.splits["val"].rows)
+        assert max(datamodule.splits["val"].labels.bincount()) - min(datamodule.splits["val"].labels.bincount()) <= 1
+        assert len(datamodule.splits["train"]) + len(parts[-1]) == 1000
+        assert not datamodule.validates_on_test_split
+    assert [len(rows) for rows in parts] == [333, 333, 334]
+    assert sorted(torch.cat(parts).tolist()) == list(range(1000))
+    for words, message in (
+        ({"fold": 3}, r"data\.fold=3 is too high: 1000 training images have 3 folds of data\.folds=3, and the first"),
+        ({"holdout": 100}, r"data\.folds=3 takes the place of data\.holdout=100: set one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FashionMNISTSampleDataModule(folds=3, **words).setup()

@@ -73,6 +73,14 @@ def test_the_two_searches_differ_in_how_they_draw():
     assert random.sampler.seed == bayesian.sampler.seed == 0
 
 
+def test_halving_asks_what_the_others_ask_and_pauses():
+    halving, bayesian = (composed(f"sweep={search}")[0].hydra.sweeper for search in ("halving", "bayesian_search"))
+    assert halving.params == bayesian.params
+    assert (halving.n_trials, halving.sampler._target_) == (27, "optuna.samplers.RandomSampler")
+    assert halving.halving == {"num_epochs": 10, "first_epoch": 1, "reduction": 3, "remove": ["checkpoints"]}
+    assert bayesian.halving.num_epochs is None
+
+
 def test_what_only_hydra_calls_is_not_allowed_in_a_runs_configuration():
     assert not any("optuna" in target for target in shipped_targets())
 

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.gpu import SAMPLE, Trained
 from support.repository import ROOT
+from torch import nn
 
 import convnets.training.train
+from convnets.data import FashionMNISTSampleDataModule
+from convnets.device import why_no_gpu
+from convnets.training.building import build_classifier, build_datamodule
 
 # Two GPUs are for what several processes do together; everything else is the same on one of them.
 NUM_GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -26,7 +31,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.filterwarnings("default"))  # torch tells of its prototypes, and of tf32
             needed = 2 if item.get_closest_marker("two_gpus") else 1
             if needed > NUM_GPUS:
-                reason = f"NOT TESTED: needs {'a GPU' if needed == 1 else 'two GPUs'}, and torch finds {NUM_GPUS}"
+                why = f"finds {NUM_GPUS}" if NUM_GPUS else f"has none ({why_no_gpu()})"
+                reason = f"NOT TESTED: needs {'a GPU' if needed == 1 else 'two GPUs'}, and torch {why}"
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
@@ -62,6 +68,33 @@ def moved_apart(train):
         return ((end - other_end).norm() / (end - start).norm()).item()
 
     return moved_apart
+
+
+@pytest.fixture
+def gradients(compose):
+    """Those of a batch of 32 packaged images, in float64, on a device; without dropout."""
+
+    def gradients(device, *words):
+        config = compose("data=fashion_mnist_sample", *words)
+        datamodule = build_datamodule(config)
+        datamodule.setup()
+        network = build_classifier(config, datamodule).network.double().to(device)
+        for layer in network.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0
+        images, labels = datamodule.splits["train"][torch.arange(32)]
+        inputs = datamodule.to_network_input(images).double()
+        F.cross_entropy(network(inputs.to(device)), labels.to(device)).backward()
+        return torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).cpu()
+
+    return gradients
+
+
+@pytest.fixture
+def images():
+    datamodule = FashionMNISTSampleDataModule()
+    datamodule.setup()
+    return datamodule.splits["test"].stored
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,46 +16,88 @@ from support.gpu import SAMPLE, NoWaits, OneWait
 from support.repository import ROOT
 from support.waiting import wait_until
 
+from convnets.data.augmentation import AUGMENTATIONS, MIXES, Draws
 from convnets.results.evaluation import as_table, evaluate
 from convnets.results.export import export
 from convnets.results.prediction import as_records
 from convnets.results.trained_run import TrainedRun as Run
 
+AT_CHANCE = math.log(10)  # the loss of ten equal probabilities
 EXACT = "trainer.deterministic=true"
 FLOAT32 = "trainer.matmul_precision=highest"
 ONE_STEP = ("trainer.limit_train_batches=1", "data.batch_size=64", FLOAT32)
 RELU = ("model=lenet", "model.activation=relu", "optimizer=momentum", "model.lr=0.05")
 LEARNING = (*RELU, "data.batch_size=50", "trainer.max_epochs=4")
 DROPOUT = ("model=vgg", "data.resize=16", "model.blocks=[[1,8],[1,8]]", "data.augment=shift_flip", "data.batch_size=64")
-NETWORKS = {
-    "lenet": RELU,
-    "lenet, augmented": (*RELU, "data.augment=shift_flip"),
-    "vgg": ("model=vgg", "data.resize=32", "model.dropout=0.0", "model.lr=0.5"),
-    "resnet18": ("model=resnet18", "data.resize=32"),
-    "resnext18": ("model=resnext18", "data.resize=32"),
+NETWORKS = {"lenet": RELU, "lenet, augmented": (*RELU, "data.augment=shift_flip")}
+# Each at the smallest images that it takes, without dropout, whose masks are the device's own.
+ALL_NETWORKS = {
+    "lenet": (),
+    "bn_lenet": (),
+    "alexnet": ("model.stem=small", "data.resize=32"),
+    "nin": ("model.stem=small", "data.resize=32"),
+    "vgg": ("data.resize=32",),
+    "googlenet": ("data.resize=32",),
+    "resnet18": ("data.resize=32",),
+    "resnet50": ("data.resize=32",),
+    "resnext18": ("data.resize=32",),
+    "densenet": ("data.resize=32",),
+    "regnet": ("data.resize=32",),
+    "speednet": (),
+    "timm": ("model.arch=resnet10t", "data.resize=32"),
 }
-# On a CPU too, a residual network's first gradients in float32 are off by 1 to 20 % (against float64): its last images
-# are one pixel, and batch norm divides by what hardly varies. On one H200, ResNeXt18 was 61 % off and VGG 0.5 %: other
-# sums break other ties between the black pixels of a window. Steps that have nothing in common are off by 140 %.
-TOLERANCE = {"vgg": 0.01, "resnet18": 0.3, "resnext18": 0.9}
+ROUNDING = 1e-9  # of gradients in float64: 1e-13 at most between two orders of the same sums on a CPU
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_takes_the_steps_that_it_takes_on_a_cpu(moved_apart, record_property, name):
-    """With the same augmented images, whose draws are the CPU's: others would make the steps others."""
+def test_a_network_takes_the_step_that_it_takes_on_a_cpu(moved_apart, record_property, name):
+    """With the same augmented images, whose draws are the CPU's: others would make the step another."""
     apart = moved_apart((), ("trainer.accelerator=cpu",), *NETWORKS[name], *ONE_STEP)
     record_property("apart", apart)
-    assert apart < TOLERANCE.get(name, 1e-3)
+    assert apart < 1e-3
 
 
-@pytest.mark.parametrize("model", ["lenet", "vgg", "vgg11", "resnet18", "resnext18"])
+@pytest.mark.parametrize("model", ALL_NETWORKS)
+def test_a_network_has_the_gradients_that_it_has_on_a_cpu(gradients, record_property, model):
+    """In float64. In float32 one unit near 0 that is on here and off there is 0.3 % of a gradient, and batch norm over
+    the single pixels that a residual network ends with makes any rounding large: ResNeXt18's were 61 % off on an H200.
+    """
+    on_cpu, on_gpu = (gradients(device, f"model={model}", *ALL_NETWORKS[model]) for device in ("cpu", "cuda"))
+    apart = ((on_cpu - on_gpu).norm() / on_cpu.norm()).item()
+    record_property("apart", apart)
+    assert apart < ROUNDING
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_augmentation_makes_the_images_that_it_makes_on_a_cpu(images, name):
+    on_cpu, on_gpu = (
+        AUGMENTATIONS[name](images.to(device), Draws(7, len(images))).cpu().int() for device in ("cpu", "cuda")
+    )
+    level = 1 if name in ("random_resized_crop", "color") else 0  # where a sum is rounded to whole grey levels
+    assert (on_cpu - on_gpu).abs().max() <= level
+    assert not torch.equal(on_cpu, images.int())
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_images_are_mixed_as_on_a_cpu(images, name):
+    shares = torch.eye(len(images))
+    on_cpu, on_gpu = (
+        MIXES[name](images.float().to(device), shares.to(device), torch.Generator().manual_seed(7))
+        for device in ("cpu", "cuda")
+    )
+    for mixed, expected in zip(on_gpu, on_cpu, strict=True):
+        torch.testing.assert_close(mixed.cpu(), expected)
+
+
+@pytest.mark.parametrize("model", ALL_NETWORKS)
 def test_a_network_trains_at_its_own_size_with_all_that_watches(train, model):
     words = (f"model={model}", "callbacks=default", "logger=tensorboard", "trainer.max_epochs=2")
-    trained = train("run", *words, "data.batch_size=50", *(["model.lr=0.1"] if model == "vgg" else []))
+    more = {"vgg": ["model.lr=0.1"], "timm": ["model.arch=resnet10t"]}.get(model, [])
+    trained = train("run", *words, "data.batch_size=50", *more)
     assert trained.result["device"] == torch.cuda.get_device_name()
     assert "Traceback" not in (trained.path / "train.log").read_text()
     losses = [float(row["train/loss"]) for row in trained.rows]
-    assert losses[1] < losses[0]
+    assert losses[1] < max(losses[0], AT_CHANCE + 0.02)  # where AlexNet, NiN and GoogLeNet stay for their first epochs
 
 
 def test_the_dashboard_shows_what_it_shows_of_a_cpu_and_the_memory(train):
@@ -108,10 +151,19 @@ def test_what_watches_changes_nothing(train):
 
 @pytest.mark.parametrize("compile", ["true", "reduce-overhead"])
 @pytest.mark.parametrize("name", ["lenet", "resnet18"])
-def test_compiled_steps_are_the_same(moved_apart, record_property, compile, name):
-    apart = moved_apart(("compile=false",), (f"compile={compile}",), *NETWORKS[name], *ONE_STEP)
+def test_a_compiled_step_is_the_same(moved_apart, record_property, compile, name):
+    words, tolerance = {"lenet": (RELU, 1e-3), "resnet18": (("model=resnet18", "data.resize=32"), 0.3)}[name]
+    apart = moved_apart(("compile=false",), (f"compile={compile}",), *words, *ONE_STEP)
     record_property("apart", apart)
-    assert 0 < apart < TOLERANCE.get(name, 1e-3)
+    assert 0 < apart < tolerance
+
+
+@pytest.mark.parametrize("compile", ["true", "reduce-overhead"])
+def test_compiled_training_learns_the_same(train, record_property, compile):
+    """Over 80 steps: graphs are captured in the second and replayed from the third on."""
+    plain, compiled = (train(f"{mode}", *LEARNING, FLOAT32, EXACT, f"compile={mode}") for mode in ("false", compile))
+    record_property("losses", (plain.loss, compiled.loss))
+    assert compiled.loss == pytest.approx(plain.loss, rel=0.05)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
@@ -129,6 +181,12 @@ WAYS = {
     "augmented": DROPOUT,
     "several steps": ("steps_per_execution=4",),
     "captured": ("compile=reduce-overhead",),
+    "every augmentation": (f"data.augment=[{','.join(AUGMENTATIONS)}]", "data.normalize=standard"),
+    "mixup": ("data.mix=mixup", "loss.label_smoothing=0.1"),
+    "cutmix": ("data.mix=cutmix", "loss=focal"),
+    "averaged": ("averaging=ema", "model.norm=batch"),
+    "scheduled": ("schedule=onecycle", "optimizer=adamw", "trainer.gradient_clip_val=1"),
+    "muon": ("model=speednet", "optimizer=muon", "schedule=trapezoid"),
 }
 
 
@@ -142,11 +200,11 @@ def test_a_wait_would_be_seen(train):
         train("run", watch=[NoWaits(), OneWait()])
 
 
-@pytest.mark.parametrize("way", ["resnet18", "dropout", "several steps"])
+@pytest.mark.parametrize("way", ["resnet18", "dropout", "several steps", "averaged"])
 def test_a_killed_training_goes_on_to_the_same_bits(train, command, tmp_path, way):
     network = ("model=resnet18", "data.resize=32", "optimizer=momentum") if way == "resnet18" else DROPOUT
     words = (*network, EXACT, "trainer.max_epochs=5", "data.batch_size=20", "checkpoint.every_seconds=0.4")
-    words = (*words, *(["steps_per_execution=4"] if way == "several steps" else []))
+    words = (*words, *{"several steps": ["steps_per_execution=4"], "averaged": ["averaging=ema"]}.get(way, []))
     whole = train("whole", *words)
     path = tmp_path / "killed"
     checkpoint, status = path / "checkpoints" / "last.ckpt", path / "status.json"

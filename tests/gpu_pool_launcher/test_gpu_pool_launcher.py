@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support import commands
 from support.waiting import wait_until
 
 from hydra_plugins.gpu_pool_launcher._pool import POLL_SECONDS, Job, Pool
@@ -67,9 +68,9 @@ def sweep(environment, tmp_path, *arguments, program=(str(STUB),), under=()):
     return process
 
 
-def finished(*arguments, **options):
-    process = sweep(*arguments, **options)
-    out, err = process.communicate(timeout=120)
+def finished(environment, tmp_path, *arguments):
+    process = commands.Process(tmp_path, commands.as_main, str(STUB), "-m", *arguments, environment=environment)
+    out, err = process.communicate()
     return process.returncode, out, err
 
 
@@ -268,8 +269,9 @@ def test_jobs_are_started_as_the_sweep_was(machine, tmp_path):
     environment = {**machine(0), "PYTHONPATH": f"{STUB.parent}:{os.environ.get('PYTHONPATH', '')}"}
     arguments = ("--config-name", "other", "--config-dir", str(folder), "+extra=more", "seconds=0.1,0.2")
     subdir = "hydra.sweep.subdir=${number}-${seconds}"
-    code, _, err = finished(environment, folder, *arguments, subdir, program=("-m", "stub"))
-    assert code == 0, err
+    process = sweep(environment, folder, *arguments, subdir, program=("-m", "stub"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     assert {name: job["config"]["extra"] for name, job in facts(folder).items()} == {
         "40-0.1": {"more": 7},
         "40-0.2": {"more": 7},

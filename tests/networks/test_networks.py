@@ -51,7 +51,7 @@ def test_every_network_takes_its_own_size_and_trains_on_32_pixels_in_colour(name
     build = functools.partial(getattr(networks, options.pop("_target_").rpartition(".")[2]), num_classes=10, **options)
     with torch.device("meta"):
         assert build(image_size=size)(torch.empty(2, 1, size, size)).shape == (2, 10)
-    small = {"stem": "small"} if "stem" in options else {}
+    small = {key: value for key, value in {"stem": "small", "hidden": (32, 32)}.items() if key in options}
     torch.manual_seed(0)
     network = build(image_size=32, in_channels=3, **small)
     F.cross_entropy(network(torch.rand(2, 3, 32, 32)), torch.tensor([3, 7])).backward()

@@ -28,7 +28,7 @@ def test_near_duplicates_are_those_of_numpy():
 @pytest.fixture(scope="module")
 def folds(small, tmp_path_factory):
     """Two runs that hold out half of the sample each."""
-    words = ("model.activation=relu", "trainer.limit_train_batches=null", "data.holdout=500", "trainer.max_epochs=4")
+    words = ("model.activation=relu", "trainer.limit_train_batches=null", "data.folds=2", "trainer.max_epochs=4")
     folder = tmp_path_factory.mktemp("folds")
     for fold in (0, 1):
         train(small(*words, f"data.fold={fold}"), folder / str(fold))

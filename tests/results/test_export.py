@@ -12,8 +12,15 @@ from convnets.results.trained_run import TrainedRun as Run
 from convnets.training.train import train
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch"])
-@pytest.mark.parametrize("words", [("model=lenet",), ("model=resnet18", "data.resize=40")])
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        ("onnx", ("model=resnet18", "data.resize=40")),
+        ("torch", ("model=lenet",)),
+        pytest.param("onnx", ("model=lenet",), marks=pytest.mark.slow),
+        pytest.param("torch", ("model=resnet18", "data.resize=40"), marks=pytest.mark.slow),
+    ],
+)
 def test_an_exported_program_gives_the_runs_scores_from_bytes(small, tmp_path, to, words):
     train(small(*words, "trainer.max_epochs=1"), tmp_path / "run")
     run = Run(tmp_path / "run")

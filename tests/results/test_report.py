@@ -1,3 +1,4 @@
+import base64
 import csv
 import itertools
 import json
@@ -11,14 +12,16 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 from PIL import Image
+from support import commands
 from support.repository import CONF, ROOT
 
 from convnets.configuration.composition import GROUPS
-from convnets.configuration.content import content
+from convnets.configuration.content import content, holds_out
 from convnets.configuration.rules import ConfigurationError
 from convnets.files import RunFolderError
 from convnets.results.leaderboard import build_leaderboard
 from convnets.results.leaderboard_figure import NUM_COLORED, draw
+from convnets.results.page import write_page
 from convnets.results.report import as_markdown, groups_as_csv, runs_as_csv, verdict
 from convnets.results.trained_run import TrainedRun as Run
 from convnets.runs.finding import find_folders, find_runs
@@ -46,7 +49,7 @@ def make_run(compose, tmp_path):
             (path / "metrics.csv").write_text(f"{HEADER}1,2.0,2.1,0.1\n2,1.0,1.1,{accuracy}\n")
             metrics = {"val/accuracy": accuracy, "val/loss": 1 - accuracy}
             metrics |= {} if test is None else {"test/accuracy": test}
-            protocol = "holdout" if config.data.holdout else "test split"
+            protocol = "holdout" if holds_out(config) else "test split"
             told = {"metrics": metrics, "epochs": 10, "validated_on": protocol, "seconds": seconds, "device": "a GPU"}
             told |= {"images_per_second": 600_000 / seconds, "versions": VERSIONS, "git_commit": "abc", **result}
             (path / "result.json").write_text(json.dumps(told))
@@ -280,6 +283,40 @@ def test_a_repeated_seed_counts_once(make_run, tmp_path):
     assert "1 run left out: others repeat their configuration and seed, later." in leaderboard.warnings
 
 
+def test_folds_count_as_seeds_do(make_run, tmp_path):
+    for fold, better in enumerate((0.0, 0.02, 0.01)):
+        held_out = (f"data.fold={fold}", "data.folds=3")
+        make_run(*held_out, accuracy=0.7 + better)
+        make_run(*held_out, "model.lr=0.3", accuracy=0.8 + better)
+    (board,) = build_leaderboard(read_all(tmp_path)).boards
+    assert board.validated_on == "one of 3 folds"
+    assert [group.estimates["val/accuracy"].n for group in board.groups] == [3, 3]
+    assert board.comparisons[0].num_pairs == 3
+    assert board.comparisons[0].lead == pytest.approx(0.1)
+
+
+def test_paused_runs_stand_apart_and_are_not_ranked(make_run, tmp_path):
+    make_run("seed=0", accuracy=0.7)
+    make_run("model.lr=0.3", state="paused", status={"epoch": 1, "metrics": {"val/accuracy": 0.9}}, folder="sweep/a")
+    make_run("model.lr=0.5", state="failed", status={"epoch": 1}, folder="sweep/b")
+    leaderboard = build_leaderboard(read_all(tmp_path))
+    assert [len(board.groups) for board in leaderboard.boards] == [1]
+    ranked, paused, unfinished = (
+        as_markdown(leaderboard, "T").replace("## Not finished", "## Paused").split("## Paused")
+    )
+    assert "0.7000" in ranked
+    assert "0.9000" not in ranked
+    assert "A search stopped these" in paused
+    assert "0.9000" in paused
+    assert "| failed" in unfinished
+    (leaderboard.paused[0].path.parent / "search.png").write_bytes(b"a picture")
+    page = write_page(build_leaderboard([*leaderboard.paused, *leaderboard.unfinished]), "T", tmp_path).read_text()
+    search, unfinished = page.partition("The search")[2].split("Not finished")
+    assert base64.b64encode(b"a picture").decode() in search
+    assert "0.9000" in search
+    assert "sweep/a" not in unfinished
+
+
 def test_unfinished_runs_are_listed_with_what_is_known(make_run, tmp_path):
     make_run("seed=0", accuracy=0.7)
     at = {"epoch": 4, "metrics": {"val/accuracy": 0.4321}}
@@ -435,7 +472,7 @@ def test_a_wrong_folder_gets_an_error_of_one_line(run_script, arguments, said):
     assert (finished.returncode, finished.stderr.strip()) == (1, said)
 
 
-def test_a_thousand_runs_take_little_more_than_reading_their_files(make_run, tmp_path, run_script):
+def test_a_thousand_runs_take_little_more_than_reading_their_files(make_run, tmp_path):
     config = yaml.safe_load((make_run("data.holdout=5000", accuracy=0.5, test=0.5) / "config.yaml").read_text())
     result = json.loads((tmp_path / "sweep" / "0" / "result.json").read_text())
     rng = random.Random(0)
@@ -454,7 +491,7 @@ def test_a_thousand_runs_take_little_more_than_reading_their_files(make_run, tmp
     for path in (tmp_path / "outputs" / "sweeps" / "big").glob("*/config.yaml"):
         yaml.load(path.read_text(), yaml.CSafeLoader)
     between = os.times()
-    finished = run_script("report.py", "big")
+    finished = commands.run_fresh(tmp_path, "report.py", "big")
     after = os.times()
     seconds = after.children_user + after.children_system - between.children_user - between.children_system
     assert finished.returncode == 0, finished.stderr

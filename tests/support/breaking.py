@@ -52,11 +52,16 @@ def without_times(record):
     return {key: value for key, value in record.items() if "second" not in key and key != "finished"}
 
 
+def rows_of(path):
+    """The rows of metrics.csv, without how long they took."""
+    with (path / "metrics.csv").open() as file:
+        return [without_times(row) for row in csv.DictReader(file)]
+
+
 def everything(path):
     """All that must be the same: weights, optimizer, counters, rows, result, TensorBoard's points."""
     checkpoint = read_checkpoint(path / "checkpoints" / "last.ckpt")
-    with (path / "metrics.csv").open() as file:
-        rows = [without_times(row) for row in csv.DictReader(file)]
+    rows = rows_of(path)
     events = EventAccumulator(str(path)).Reload()
     points = {tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     return {

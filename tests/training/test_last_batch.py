@@ -193,7 +193,14 @@ def test_trying_the_last_batch_changes_no_bit(small, tmp_path, monkeypatch):
     small_resnet = ("model=resnet18", "data.resize=16", "data.batch_size=490")
     ways = {
         "resnet18": (*small_resnet, *EPOCH),
-        "vgg": ("model=vgg", "model.blocks=[[1,4],[1,8]]", "data.resize=16", "data.batch_size=490", *EPOCH),
+        "vgg": (
+            "model=vgg",
+            "model.blocks=[[1,4],[1,8]]",
+            "model.hidden=[32,32]",
+            "data.resize=16",
+            "data.batch_size=490",
+            *EPOCH,
+        ),
     }
     for name, overrides in ways.items():
         train(small(*overrides), tmp_path / name / "looked")

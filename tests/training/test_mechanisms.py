@@ -1,7 +1,5 @@
 """The mechanisms that make a training fast are in place; the benchmark, not these tests, measures the time."""
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
+from support import commands
 from support.watching import Steps, Watched
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,7 +21,7 @@ from convnets.data.augmentation import AUGMENTATIONS, Draws
 from convnets.data.preprocessing import to_network_input
 from convnets.data.sampling import ImageBatches
 from convnets.runs.run import Run
-from convnets.training.building import STEP_HOOKS, build_classifier, build_datamodule, build_trainer, prepare_process
+from convnets.training.building import STEP_HOOKS, build_classifier, build_datamodule, build_trainer
 from convnets.training.train import train
 
 EVERYTHING_ON = ("data=fashion_mnist_sample", "trainer=cpu", "trainer.max_epochs=2", "data.batch_size=64")
@@ -31,10 +30,10 @@ EVERYTHING_ON = ("data=fashion_mnist_sample", "trainer=cpu", "trainer.max_epochs
 @pytest.mark.parametrize("several", [1, 4])
 def test_no_step_waits_for_the_device_and_no_float_copy_of_the_data_is_made(compose, tmp_path, several):
     watched = Watched()
-    small = ("data.resize=56", "data.batch_size=16", "callbacks.throughput=null", f"steps_per_execution={several}")
+    small = ("data.resize=56", "data.batch_size=16", "callbacks.throughput=null", "trainer.limit_train_batches=12")
     with watched:
         train(
-            compose(*EVERYTHING_ON, *small),
+            compose(*EVERYTHING_ON, *small, f"steps_per_execution={several}"),
             tmp_path / "run",
             [Steps(watched)],
         )
@@ -85,9 +84,9 @@ def test_ranks_wait_for_nothing_but_the_gradients(compose, tmp_path):
     (tmp_path / "stored").mkdir()
     Run(tmp_path / "stored").save_config(compose(*EVERYTHING_ON, *on_two_ranks, "callbacks=none", "logger=none"))
     (tmp_path / "rank.py").write_text(IN_A_RANK)
-    command = [sys.executable, "rank.py", str(Path(__file__).parents[1])]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
+    process = commands.Process(tmp_path, commands.as_main, "rank.py", str(Path(__file__).parents[1]))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     (waits,) = tmp_path.glob("waits-*")
     assert waits.name == "waits-0-of-1"
 
@@ -123,7 +122,8 @@ def test_logging_goes_by_the_epoch_not_by_the_step(compose, tmp_path, monkeypatc
     seen = []
     for steps in (2, 9):
         calls.clear()
-        train(compose(*EVERYTHING_ON, f"trainer.limit_train_batches={steps}"), tmp_path / f"{steps}")
+        limits = ("trainer.max_epochs=1", f"trainer.limit_train_batches={steps}")
+        train(compose(*EVERYTHING_ON, *limits), tmp_path / f"{steps}")
         seen.append(dict(calls))
     assert seen[0] == seen[1]
     assert seen[0]["add_scalar"] > 0
@@ -153,18 +153,6 @@ def test_images_lie_on_a_gpu_that_has_room(monkeypatch):
     kept = FashionMNISTSampleDataModule(device="cpu")
     kept.setup()
     assert kept._resident_on(gpu, "train") is kept.splits["train"]
-
-
-@pytest.mark.parametrize(("precision", "in_tf32"), [("high", True), ("highest", False)])
-def test_matrix_products_and_convolutions_are_in_tf32_together(precision, in_tf32):
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
-    try:
-        prepare_process(True, precision, deterministic=False)
-        assert torch.get_float32_matmul_precision() == precision
-        assert torch.backends.cudnn.allow_tf32 == in_tf32
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
 
 
 def test_compiling_takes_the_training_step_and_changes_no_bit_that_the_backend_does_not(small, tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """A finished run without checkpoints gets more epochs: it is trained again to the same bits, then on."""
 
 import re
-import subprocess
+import shlex
+from pathlib import Path
 
 import pytest
+from support import commands
 from support.breaking import At, PulledPlugError, pull_the_plug, without_times
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -39,8 +41,9 @@ def test_a_retrained_run_equals_one_that_was_as_long_from_the_start(small, tmp_p
         train(config, run.path / FOLDER, [At(5, pull_the_plug)])
     assert contents(run.path) == before
     assert extend(run, []) == run.config  # still the run of two epochs
-    command = re.search("To do so: (.*)", str(refused.value))[1]
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    python, script, *words = shlex.split(re.search("To do so: (.*)", str(refused.value))[1])
+    done = commands.run(Path.cwd(), Path(script).name, *words)
+    assert (python, done.returncode) == ("python", 0), done.stderr
     assert "going on after epoch 1, at step 3" in done.stdout + done.stderr
     assert done.stdout.endswith(
         "my run/.retraining is no more. The first ones came out as before, to the last digit.\n"

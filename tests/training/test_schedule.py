@@ -179,6 +179,11 @@ def test_options_that_make_no_sense_are_refused_before_the_folder_is_occupied(sm
     with pytest.raises(ConfigurationError, match=message):
         train(scheduled(small(), options), tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_training_that_was_refused_occupies_no_folder(small, tmp_path):
+    with pytest.raises(ConfigurationError, match="ZeroDivisionError"):
+        train(scheduled(small(), description("StepLR", step_size=0)), tmp_path / "run")
     assert train(small(), tmp_path / "run")
 
 

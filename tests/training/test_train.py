@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import shutil
 
 import pytest
 import safetensors.torch
@@ -50,7 +51,9 @@ def test_the_saved_weights_are_those_that_were_validated(small, tmp_path):
 
 
 def test_two_runs_of_a_configuration_are_the_same_to_the_bit(small, tmp_path):
-    config = small("model=vgg", "data.resize=32", "model.blocks=[[1,8],[1,8]]", "data.augment=shift_flip")
+    config = small(
+        "model=vgg", "data.resize=32", "model.blocks=[[1,8],[1,8]]", "model.hidden=[32,32]", "data.augment=shift_flip"
+    )
     results = [train(config, tmp_path / folder)["metrics"] for folder in ("a", "b")]
     weights = [(tmp_path / folder / "weights.safetensors").read_bytes() for folder in ("a", "b")]
     assert results[0] == results[1]
@@ -73,8 +76,8 @@ def test_a_finished_run_is_reported_and_not_repeated(small, tmp_path, capsys):
     assert "trained already: nothing was done. To repeat it: rm -r" in capsys.readouterr().out
 
 
-def test_a_folder_of_another_configuration_is_refused_with_the_differences(small, tmp_path):
-    train(small(), tmp_path / "run")
+def test_a_folder_of_another_configuration_is_refused_with_the_differences(small, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
     before = (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(RunFolderError) as error:
         train(small("model.lr=0.2"), tmp_path / "run")
@@ -91,15 +94,15 @@ def test_a_folder_of_something_else_is_refused(small, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["result.json", "config.yaml", "status.json"])
-def test_a_damaged_file_is_named_with_the_way_out(small, tmp_path, name):
-    train(small(), tmp_path / "run")
+def test_a_damaged_file_is_named_with_the_way_out(small, trained, tmp_path, name):
+    shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / name).write_text("{")
     with pytest.raises(RunFolderError, match=rf"{name} is damaged. To train anew: rm -r "):
         train(small(), tmp_path / "run")
 
 
-def test_a_finished_run_without_its_weights_is_refused(small, tmp_path):
-    train(small(), tmp_path / "run")
+def test_a_finished_run_without_its_weights_is_refused(small, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "weights.safetensors").unlink()
     with pytest.raises(RunFolderError, match=r"was finished, but lacks weights\.safetensors"):
         train(small(), tmp_path / "run")
@@ -146,7 +149,8 @@ def test_a_gpu_that_is_not_there_is_refused(small, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(
-        ConfigurationError, match=r"trainer\.accelerator=gpu, but torch finds no GPU here: set trainer=cpu"
+        ConfigurationError,
+        match=r"trainer\.accelerator=gpu, but torch finds no GPU here \(.+\): install .+, or set trainer=cpu",
     ):
         train(small("trainer=gpu"), tmp_path)
 

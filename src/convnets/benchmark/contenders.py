@@ -10,13 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from convnets.benchmark.measuring import NUM_TRAINING_IMAGES, Marks, Task, peak_mib, reset_peak
-from convnets.configuration.shell import CONFIG_DIR
+from convnets.configuration.shell import CONFIG_DIR, quoted
 from convnets.files import processor_name
-from convnets.training.command import compose, main
 
 INSTALL_D2L = "pip install --no-deps d2l && pip install pandas requests ipython matplotlib-inline scipy"
 
@@ -33,14 +33,17 @@ def _overrides(task: Task) -> list[str]:
         "data.resize": task.resize,
         "compile": str(task.compile).lower(),
         "steps_per_execution": task.steps_per_execution,
+        "data.dir": task.data_dir and quoted(task.data_dir),
     }
     ranks = ["trainer=ddp", f"trainer.devices={task.num_ranks}"] if task.num_ranks > 1 else []
     settings = [f"{key}={value}" for key, value in words.items() if value is not None]
     return [f"model={task.model}", f"data={task.data}", *ranks, *settings]
 
 
-def _ours(task: Task, marks: Marks) -> None:
+def _ours(task: Task, marks: Marks, *callbacks: Any) -> None:
     """scripts/train.py, word for word, with marks; what it needs is imported where it imports it."""
+    from convnets.training.command import main
+
     marks.imported(marks.started)
     sys.argv = [str(CONFIG_DIR.parent / "scripts" / "train.py"), *_overrides(task)]
 
@@ -51,7 +54,7 @@ def _ours(task: Task, marks: Marks) -> None:
 
         marks.imported(started)
         marks.watch()
-        train(config, run_dir, [_validation_marks(marks)])
+        train(config, run_dir, [_validation_marks(marks), *callbacks])
 
     train_marked()
 
@@ -66,65 +69,23 @@ def _validation_marks(marks: Marks) -> Any:
     return ValidationMarks()
 
 
-def _parts(task: Task, prepared: bool = False) -> tuple[Any, Any, Any]:
-    """Configuration, datamodule and network of the recipe; its initialization changes no cost, so it is left out.
-
-    Args:
-        prepared: set up the process as our training does.
-    """
-    from convnets.training.building import build_classifier, build_datamodule, prepare_process
+def _parts(task: Task) -> tuple[Any, Any, Any]:
+    """Configuration, datamodule and network of the recipe; its initialization changes no cost, so it is left out."""
+    from convnets.training.building import build_classifier, build_datamodule
+    from convnets.training.command import compose
 
     config, _ = compose(_overrides(task))
-    if prepared:
-        prepare_process(_has_gpu(), config.trainer.matmul_precision, config.trainer.deterministic)
     datamodule = build_datamodule(config)
     datamodule.prepare_data()
     return config, datamodule, build_classifier(config, datamodule).network
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def _bare(task: Task, marks: Marks) -> None:
-    """A loop over tensors in memory, with the options of ours and nothing else: no Lightning, metric, bar or log."""
-    import torch
-    import torch.nn.functional as F
+    from convnets.benchmark import bare
 
     marks.imported(marks.started)
-    marks.import_seconds += _import_ours()
     marks.watch()
-    config, datamodule, network = _parts(task, prepared=True)
-    datamodule.setup()
-    device = torch.device("cuda" if _has_gpu() else "cpu")
-    network.to(device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=config.model.lr)
-    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bf16-mixed")
-
-    def batches(split: str, shuffled: bool) -> Iterator[tuple[Any, Any]]:
-        data = datamodule.splits[split].to(device)
-        order = torch.randperm(len(data), device=device) if shuffled else torch.arange(len(data), device=device)
-        for numbers in order.split(task.batch_size):
-            images, labels = data[numbers]
-            yield datamodule.to_network_input(images).to(memory_format=torch.channels_last), labels
-
-    for _ in range(task.num_epochs):
-        network.train()
-        for images, labels in itertools.islice(batches("train", shuffled=True), task.num_steps):
-            with bf16:
-                loss = F.cross_entropy(network(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        network.eval()
-        num_correct = torch.zeros((), dtype=torch.int64, device=device)
-        for images, labels in itertools.islice(batches("val", shuffled=False), task.num_val_batches):
-            marks.validation_batch()
-            with bf16, torch.no_grad():
-                num_correct += (network(images).argmax(dim=1) == labels).sum()
-        num_correct.item()
+    bare.train(task, marks)
 
 
 def _import_ours() -> float:
@@ -227,8 +188,9 @@ def _data_path(task: Task, marks: Marks) -> dict[str, Any]:
     import torch
     from torch.utils.data import DataLoader
 
-    from convnets.memory import keep_freed_memory
+    from convnets.device import keep_freed_memory
     from convnets.training.building import build_datamodule
+    from convnets.training.command import compose
 
     keep_freed_memory()  # as a training does
     config, _ = compose(_overrides(task))
@@ -244,35 +206,57 @@ def _data_path(task: Task, marks: Marks) -> dict[str, Any]:
     return {"data_path_mib": peak_mib() - before}
 
 
+def _launches(task: Task, marks: Marks) -> dict[str, Any]:
+    """Ours, traced: its pace is no measure."""
+    from convnets.benchmark.launches import Launches
+
+    launches = Launches(task)
+    _ours(task, marks, launches)
+    return {"launches_waited_percent": launches.percent}
+
+
 def _machine(task: Task, marks: Marks) -> dict[str, Any]:
-    """No training: what this machine is, and what its matrix products reach."""
+    """No training: what the device is, and what its matrix products and its memory reach; needs nothing but torch."""
     import platform
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     import torch
 
-    from convnets.dashboard.throughput import DTYPES, FLOPS_OF_A_MULTIPLY_ADD, PASSES, measure_peak
-    from convnets.networks import summarize
+    from convnets.benchmark.bare import RECIPES
+    from convnets.device import DTYPES, measure_bandwidth, measure_flops, prepare_process
+    from convnets.networks.summary import training_flops
 
-    device = torch.device("cuda" if _has_gpu() else "cpu")
-    flops = {}
-    for model in task.model.split(","):
-        config, _, network = _parts(Task("machine", model), prepared=True)
-        whole = summarize(network, config.data.resize)[0]
-        flops[model] = whole.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
+    with suppress(ModuleNotFoundError):  # where torch alone is installed, the images must be in their folder
+        _parts(
+            Task("machine", "lenet", data_dir=task.data_dir)
+        )  # finds or fetches them, so that nobody does when timed
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    prepare_process(on_gpu, "high", deterministic=False)
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "lightning"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    memory = (
+        torch.cuda.get_device_properties(device).total_memory
+        if on_gpu
+        else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    )
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor_name(),
-        "on_gpu": device.type == "cuda",
+        "device": torch.cuda.get_device_name() if on_gpu else processor_name(),
+        "on_gpu": on_gpu,
+        "memory_mib": memory / 2**20,
         "num_threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision", "lightning")},
+        "versions": versions,
+        "flops_an_image": {
+            model: training_flops(make(image_size=size, in_channels=1, num_classes=10), size)
+            for model, (make, size, _) in RECIPES.items()
         },
-        "flops_an_image": flops,
         "peak_flops": {
-            precision: measure_peak(device, DTYPES.get(precision, torch.float32), seconds=2)
+            precision: measure_flops(device, DTYPES.get(precision, torch.float32), seconds=2)
             for precision in ("32-true", "bf16-mixed")
         },
+        "bytes_a_second": measure_bandwidth(device, seconds=1),
     }
 
 
@@ -283,6 +267,7 @@ CONTENDERS: Mapping[str, Callable[[Task, Marks], dict[str, Any] | None]] = {
     "customary": _customary,
     "d2l": _d2l,
     "data path": _data_path,
+    "launches": _launches,
     "machine": _machine,
 }
 

@@ -10,10 +10,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 PROGRAM = Path(__file__).with_name("contenders.py")
 LONGEST_SECONDS = 3600
@@ -31,6 +34,7 @@ class Task:
     Attributes:
         contender: a name in `contenders.CONTENDERS`.
         model: a name in conf/model, with the book's recipe; data: one in conf/data.
+        data_dir: the folder of the set's files; None for the set's own.
         num_steps: of each epoch; None for whole ones.
         num_warm_up: steps before the measured ones. These are the rest of the first epoch without its last execution,
             for what an epoch's end takes would weigh too much in a few steps.
@@ -43,7 +47,7 @@ class Task:
     contender: str
     model: str
     precision: str = "32-true"
-    compile: bool = False
+    compile: bool | str = False
     steps_per_execution: int = 1
     num_epochs: int = 1
     num_steps: int | None = None
@@ -54,6 +58,7 @@ class Task:
     num_workers: int | None = None
     num_ranks: int = 1
     data: str = "fashion_mnist"
+    data_dir: str | None = None
 
 
 class Marks:
@@ -72,6 +77,7 @@ class Marks:
         self._num_steps = 0
         self._steps: dict[int, float] = {}
         self._validation: list[float] = []
+        self._device: torch.device | None = None  # where the training is watched
 
     def imported(self, since: float) -> None:
         """Count the time since then as time of imports."""
@@ -82,7 +88,10 @@ class Marks:
         import torch
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        self._wait: Callable[[], Any] = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+        from convnets.device import waiting_for
+
+        self._device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        self._wait = waiting_for(self._device)
         register_optimizer_step_post_hook(lambda *_: self._step())
 
     def _step(self) -> None:
@@ -108,14 +117,17 @@ class Marks:
             self._validation.append(time.monotonic())
 
     def figures(self) -> dict[str, float]:
-        """Images per second in training and in validation, seconds of the imports and to the first step, memory."""
+        """Images per second in training and in validation, seconds of the imports and to the first step, memory.
+
+        The memory is a GPU's, by the most that tensors took, where there is one.
+        """
         first, last = self._steps[self.task.num_warm_up], self._steps[self.num_measured]
         num_images = (self.num_measured - self.task.num_warm_up) * self.task.batch_size
         figures = {
             "images_per_second": num_images / (last - first),
             "import_seconds": self.import_seconds,
             "first_step_seconds": self._steps[1] - self.started,
-            "peak_mib": peak_mib(),
+            "peak_mib": peak_mib(self._device),
         }
         timed = self._validation[BATCHES_BEFORE_VALIDATION_IS_TIMED:]
         if len(timed) > 1:
@@ -128,8 +140,12 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_mib() -> float:
-    """The most memory that this process has had, in MiB; not that of its workers, and none of a GPU."""
+def peak_mib(device: "torch.device | None" = None) -> float:
+    """The most memory that this process has had, in MiB; not that of its workers. On a GPU: what its tensors took."""
+    if device is not None and device.type == "cuda":
+        from convnets.device import device_peak_mib
+
+        return device_peak_mib(device) or 0.0
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) / 1024

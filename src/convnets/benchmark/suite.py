@@ -12,7 +12,6 @@ from typing import Any
 
 from convnets.benchmark.measuring import NUM_TRAINING_IMAGES, NUM_VALIDATION_IMAGES, Task, interleaved, measure
 from convnets.files import write_atomically
-from convnets.plots import as_png
 from convnets.text import as_markdown
 
 NUM_EPOCHS = 10
@@ -23,6 +22,7 @@ SIZES = {"lenet": (30, 469, 78), "vgg": (2, 7, 3), "resnet18": (3, 13, 5)}
 QUICK_SIZES = {"lenet": (20, 157, 20), "vgg": (1, 4, 2), "resnet18": (1, 6, 2)}
 GPU_SIZE = (100, 469, 78)
 WARM_UP_COMPILED = 3  # more: the first steps of a compiled network are slow again when a guard fails
+CAPTURED = "reduce-overhead"  # the step as a graph of a GPU, which is one launch
 BOOK_PACKAGE, FLOOR, FLOOR_BF16 = "d2l", "bare loop", "bare loop, bf16"
 CONTENDERS: Mapping[str, Task] = {
     "ours": Task("ours", ""),
@@ -31,19 +31,23 @@ CONTENDERS: Mapping[str, Task] = {
     "ours, bf16, compiled": Task("ours", "", precision="bf16-mixed", compile=True),
     "ours, 39 steps at once": Task("ours", "", steps_per_execution=39),
     "ours, bf16, compiled, 39 at once": Task("ours", "", precision="bf16-mixed", compile=True, steps_per_execution=39),
+    "ours, captured, 39 at once": Task("ours", "", compile=CAPTURED, steps_per_execution=39),
     "Lightning as customary": Task("customary", ""),
     BOOK_PACKAGE: Task("d2l", ""),
     FLOOR: Task("bare", ""),
     FLOOR_BF16: Task("bare", "", precision="bf16-mixed"),
 }
 QUICK = {
-    "lenet": ("ours", "Lightning as customary", BOOK_PACKAGE, FLOOR),
+    "lenet": ("ours", "ours, captured, 39 at once", "Lightning as customary", BOOK_PACKAGE, FLOOR),
     "vgg": ("ours", "ours, bf16"),
     "resnet18": ("ours", "ours, bf16", FLOOR),
 }
 FLOORS = {"32-true": FLOOR, "bf16-mixed": FLOOR_BF16}
 COLUMNS = ("", "n", "images/s", "/ d2l", "/ bare loop", "of peak", "imports", "to the first step", "recipe", "memory")
+NAMES = {"32-true": ("float32", "tf32"), "bf16-mixed": ("bf16", "bf16")}  # of precisions, on a CPU and on a GPU
+GPU_COLUMNS = ("launches waited for, %",)  # and the memory is the GPU's
 GROWTH = "growth: "
+LAUNCHES = ", launches"  # of a model's group
 QUANTITIES = {"images/s": "images_per_second", "memory, MiB": "peak_mib", "added memory, MiB": "data_path_mib"}
 MOST_OTHERS_MAY_TAKE = 0.05  # of the processors, before a measurement is doubted
 
@@ -64,14 +68,16 @@ class Benchmark:
 
     Args:
         say: is called with a line for each measurement.
+        data_dir: the folder of Fashion-MNIST's files; None for the usual one.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None], data_dir: Path | None = None) -> None:
         self.folder = folder
         self.say = say
+        self.data_dir = None if data_dir is None else str(data_dir.expanduser().absolute())
         self.measurements: list[Measurement] = []
         folder.mkdir(parents=True)
-        self.machine = measure(Task("machine", ",".join(MODELS)))
+        self.machine = measure(Task("machine", "", data_dir=self.data_dir))
         if "error" in self.machine:
             raise RuntimeError(f"The machine could not be measured:\n{self.machine['error']}")
         self.machine |= {"host": socket.gethostname(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
@@ -82,10 +88,14 @@ class Benchmark:
             chosen = labels or (QUICK[model] if quick else CONTENDERS)
             tasks = {label: self._sized(CONTENDERS[label], model, quick) for label in chosen}
             for label, task in list(tasks.items()):
-                if int(task.num_steps or 0) - task.steps_per_execution <= task.num_warm_up:
-                    self.say(f"{model}: {label} is left out: too few steps are measured for it.")
+                if why := self._why_left_out(task):
+                    self.say(f"{model}: {label} is left out: {why}.")
                     del tasks[label]
             self._measure_all(model, tasks, num_repetitions)
+            if self.machine["on_gpu"]:
+                ours = {label: task for label, task in tasks.items() if task.contender == "ours"}
+                traced = {label: replace(task, contender="launches") for label, task in ours.items()}
+                self._measure_all(f"{model}{LAUNCHES}", traced, 1)
             if not quick and (self.machine["on_gpu"] or model == "lenet"):
                 for label, task in tasks.items():
                     tasks[label] = replace(task, num_epochs=NUM_EPOCHS, num_steps=None, num_val_batches=None)
@@ -98,9 +108,16 @@ class Benchmark:
         more = max(WARM_UP_COMPILED - warm_up, 0) if task.compile else 0
         return replace(task, model=model, num_warm_up=warm_up + more, num_steps=steps + more, num_val_batches=sizes[2])
 
+    def _why_left_out(self, task: Task) -> str | None:
+        if task.compile == CAPTURED and not self.machine["on_gpu"]:
+            return "steps are captured on a GPU only"
+        num_measured = int(task.num_steps or 0) - task.steps_per_execution - task.num_warm_up
+        return None if num_measured > 0 else "too few steps are measured for it"
+
     def grow(self, num_repetitions: int) -> None:
         """Measure how pace and memory change with batch size, image size, ranks and workers, on LeNet; draw it."""
         from convnets.benchmark.figure import growth  # imports matplotlib
+        from convnets.plots import as_png
 
         sized = Task("ours", "lenet", num_warm_up=10, num_steps=100, num_val_batches=2)
         curves = {
@@ -128,15 +145,21 @@ class Benchmark:
     def _measure_all(self, group: str, tasks: Mapping[str, Task], num_repetitions: int) -> None:
         """Measure the tasks, by their labels, and write all that there is after each."""
         for repetition, label in interleaved(list(tasks), num_repetitions):
-            figures = measure(tasks[label])
-            self.measurements.append(Measurement(group, label, repetition, tasks[label], figures))
+            task = replace(tasks[label], data_dir=self.data_dir)
+            figures = measure(task)
+            self.measurements.append(Measurement(group, label, repetition, task, figures))
+            names = ("images_per_second", "data_path_mib", "launches_waited_percent")
             pace = figures.get("error") or ", ".join(
-                f"{name} {figures[name]:,.1f}" for name in ("images_per_second", "data_path_mib") if name in figures
+                f"{n} {figures[n]:,.1f}" for n in names if figures.get(n) is not None
             )
             self.say(f"{group}: {label}, repetition {repetition + 1}: {pace}")
-            raw = {"machine": self.machine, "measurements": [asdict(measurement) for measurement in self.measurements]}
-            write_atomically(self.folder / "benchmark.json", json.dumps(raw, indent=1) + "\n")
+            write_atomically(self.folder / "benchmark.json", self.record() + "\n")
             write_atomically(self.folder / "benchmark.md", "\n".join(self.report()) + "\n")
+
+    def record(self) -> str:
+        """The machine and all measurements, as JSON."""
+        measurements = [asdict(measurement) for measurement in self.measurements]
+        return json.dumps({"machine": self.machine, "measurements": measurements}, indent=1)
 
     def report(self) -> Iterator[str]:
         """Lines of Markdown."""
@@ -144,16 +167,22 @@ class Benchmark:
         versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
         yield f"# Benchmark, {machine['date']}"
         yield ""
-        yield f"{machine['device']}, {machine['num_threads']} threads; {versions}. Medians, with lowest and highest."
-        yield "Matrix products reach " + " and ".join(
-            f"{flops / 1e9:,.0f} GFLOP/s in {precision}" for precision, flops in machine["peak_flops"].items()
+        on_gpu = machine["on_gpu"]
+        threads = f"{machine['num_threads']} threads{' beside it' if on_gpu else ''}"
+        memory = f"{machine['memory_mib'] / 1024:,.0f} GiB of memory"
+        yield f"{machine['device']}, {memory}, {threads}; {versions}. Medians, with lowest and highest."
+        products = " and ".join(
+            f"{flops / 1e9:,.0f} GFLOP/s in {NAMES[precision][on_gpu]}"
+            for precision, flops in machine["peak_flops"].items()
         )
+        bandwidth = f"{machine['bytes_a_second'] / 1e9:,.0f} GB/s"
+        yield f"Its matrix products reach {products}; a copy in its memory reads and writes {bandwidth}."
         for model, title in MODELS.items():
             if labels := dict.fromkeys(
                 m.label for m in self.measurements if m.group == model and "error" not in m.figures
             ):
                 rows = [self._comparison(model, label) for label in labels]
-                yield from ["", f"## {title}", "", *as_markdown(COLUMNS, rows)]
+                yield from ["", f"## {title}", "", *as_markdown([*COLUMNS, *GPU_COLUMNS] if on_gpu else COLUMNS, rows)]
         if growth := self._growth():
             yield from ["", "![images per second and memory](growth.png)"]
         for group in growth:
@@ -187,6 +216,7 @@ class Benchmark:
             self.of(model, label, name)
             for name in ("images_per_second", "import_seconds", "first_step_seconds", "peak_mib")
         )
+        on_gpu, waited = self.machine["on_gpu"], self.of(f"{model}{LAUNCHES}", label, "launches_waited_percent")
         flops = statistics.median(pace.values()) * self.machine["flops_an_image"][model]
         return [
             label,
@@ -199,6 +229,7 @@ class Benchmark:
             f"+ {statistics.median(first[repetition] - imports[repetition] for repetition in first):.1f} s",
             self._recipe(model, label),
             f"{statistics.median(memory.values()):,.0f} MiB",
+            *([spread([percent for percent in waited.values() if percent is not None], ".0f")] if on_gpu else []),
         ]
 
     def _ratio(self, model: str, label: str, other: str) -> str:

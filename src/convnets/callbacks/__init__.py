@@ -19,11 +19,13 @@ from convnets.callbacks.initialization import (
     XavierInit,
     take_over,
 )
+from convnets.callbacks.pausing import PAUSE_FILE, Paused, Pauses, paused_after
 from convnets.callbacks.progress import Progress, TimeEstimate
 from convnets.callbacks.shared_cores import SharedCores
 from convnets.callbacks.steps import TrainingSteps
 
 __all__ = [
+    "PAUSE_FILE",
     "CheckedCheckpointIO",
     "CheckpointError",
     "Checkpoints",
@@ -34,6 +36,8 @@ __all__ = [
     "MovingAverage",
     "NonFiniteLossError",
     "NothingInitializedError",
+    "Paused",
+    "Pauses",
     "Progress",
     "SharedCores",
     "TimeEstimate",
@@ -42,6 +46,7 @@ __all__ = [
     "XavierInit",
     "check_fits",
     "newest_checkpoint",
+    "paused_after",
     "read_checkpoint",
     "take_over",
 ]

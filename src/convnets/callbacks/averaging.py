@@ -36,10 +36,11 @@ class MovingAverage(WeightAveraging):
         """Average after each step of the optimizer, whoever asks it to step; nothing waits for a GPU."""
         average = self._average_model
         assert isinstance(average, AveragedModel)
+        num_averaged = int(average.n_averaged)
+        average.to(pl_module.device)  # Lightning makes the average before it moves the weights to a GPU
         tensors = [[*part.parameters(), *part.buffers()] for part in (average.module, pl_module)]
         averages, weights = ([each.detach() for each in part if each.is_floating_point()] for part in tensors)
         counts, new_counts = ([each for each in part if not each.is_floating_point()] for part in tensors)
-        num_averaged = int(average.n_averaged)
 
         def update(*_: Any) -> None:
             nonlocal num_averaged

@@ -3,10 +3,10 @@
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from convnets.configuration.errors import errors_explained
 from convnets.configuration.shell import quoted
 
 
@@ -16,10 +16,19 @@ class Command(argparse.ArgumentParser):
     Args:
         description: the docstring of the script.
         epilog: is printed below the arguments.
+        needs_environment: False where torch alone is enough for the command: without Hydra, errors show tracebacks.
     """
 
-    def __init__(self, description: str | None, epilog: str | None = None) -> None:
+    def __init__(self, description: str | None, epilog: str | None = None, needs_environment: bool = True) -> None:
         super().__init__(description=description, epilog=epilog)
+        self._errors_explained: Callable[..., AbstractContextManager[None]] = nullcontext
+        try:
+            from convnets.configuration.errors import errors_explained
+
+            self._errors_explained = errors_explained
+        except ModuleNotFoundError:  # Hydra, by which errors are known
+            if needs_environment:
+                raise
 
     def add_run(self, name: str = "run", help: str | None = None) -> None:
         """Take a trained run, by any of the names that `convnets.runs.finding.find_run` knows."""
@@ -54,7 +63,7 @@ class Command(argparse.ArgumentParser):
         """
         arguments = self.parse_intermixed_args()
         arguments.overrides = [*getattr(arguments, "config_dir", []), *getattr(arguments, "overrides", [])]
-        with errors_explained(arguments.overrides):
+        with self._errors_explained(arguments.overrides):
             code = main(arguments)
         sys.exit(code)
 

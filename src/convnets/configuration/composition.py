@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from convnets.configuration.content import flatten
+from convnets.configuration.content import flatten, holds_out
 from convnets.configuration.rules import PATHS, ConfigurationError, check
 from convnets.configuration.shell import CONFIG_DIR, quoted
 from convnets.configuration.signatures import further_keys
@@ -180,7 +180,10 @@ def checked(root: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     reference = resolve(recompose(root.hydra, {**choices, "experiment": None, "sweep": None}), complete=False)
     check(config, reference)
     _leave_out_defaults(config, reference)
-    if config["data"]["holdout"] == 0 and (sweeper := root.hydra.runtime.choices["hydra/sweeper"]) != "basic":
+    if not holds_out(config) and (sweeper := root.hydra.runtime.choices["hydra/sweeper"]) not in (
+        "basic",
+        "listed",
+    ):
         raise ConfigurationError(
             f"hydra/sweeper={sweeper} chooses by val/accuracy, and with data.holdout=0 the test split would choose the "
             "hyperparameters: set data.holdout=5000, or another number of training images to choose on."

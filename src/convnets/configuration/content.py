@@ -29,9 +29,17 @@ WATCHERS = {
 }
 # Classes that had another name in the first runs.
 MOVED = {f"convnets.callbacks.{name}": f"convnets.dashboard.{name}" for name in _DASHBOARD}
-# Keys that may differ between runs of one recipe: seeds, the devices, and what changes no bit.
+# Keys that may differ between runs of one recipe: seeds, folds, the devices, and what changes no bit.
 NOT_RECIPE = {
-    *("seed", "data.seed", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    *(
+        "seed",
+        "data.seed",
+        "data.fold",
+        "trainer.accelerator",
+        "trainer.devices",
+        "trainer.num_nodes",
+        "trainer.strategy",
+    ),
     *("trainer.sync_batchnorm", "steps_per_execution"),
 }
 # Values that mean the same as none at all.
@@ -85,7 +93,7 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
     values = {
         key: value for key, value in meant.items() if value is not None and value != {} and value != no_value.get(key)
     }
-    if not values.get("data.holdout"):  # without held-out images none are chosen, and the test split validates
+    if not (values.get("data.holdout") or values.get("data.folds")):  # none are chosen, and the test split validates
         if "data.test_share" not in values:  # which the seed divides as well
             values.pop("data.split_seed", None)
         values.pop("data.fold", None)
@@ -101,6 +109,11 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("schedule.interval") == _usual_interval(values):
         del values["schedule.interval"]
     return values
+
+
+def holds_out(config: Mapping[str, Any]) -> bool:
+    """Whether training images are kept for validation. If not, the test split validates."""
+    return bool(config["data"]["holdout"] or config["data"].get("folds"))
 
 
 def _no_value(meant: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,5 +56,8 @@ def sweep_name(name: str | None, task_overrides: Sequence[str], sweeper: Mapping
     left_out = NOT_IN_NAMES if any(word.startswith("data=") for word in overrides) else (*NOT_IN_NAMES, "data.dir")
     words = sorted(word for word in overrides if not is_part_of(word.lstrip("~").partition("=")[0], left_out))
     searched = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    searched += [f"{key}={sweeper[key]}" for key in ("together", "listed") if key in sweeper if sweeper[key]]
+    if (sweeper.get("halving") or {}).get("num_epochs"):
+        searched.append(f"halving={sweeper['halving']}")
     readable = re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:70].strip("_.")
     return f"{readable}-{hashlib.sha256(json.dumps([words, searched]).encode()).hexdigest()[:8]}".lstrip("-")

@@ -137,6 +137,7 @@ RULES: Mapping[str, Rule] = {
     "data.cache_dir": PATH,
     "data.batch_size": whole(1),
     "data.holdout": whole(0),
+    "data.folds": optional(whole(2)),
     "data.fold": whole(0),
     "data.device": one_of("auto", "cpu"),
     "data.split_seed": whole(0, 2**32 - 1),

@@ -108,9 +108,14 @@ def spec_of(package: str, search_path: tuple[str, ...]) -> ModuleSpec | None:
 
 def imports(module: str, path: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Modules that the file imports, each with the names it takes from there; none for a module as a whole."""
+    return _imports(module, path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=512)
+def _imports(module: str, path: Path, changed: int) -> list[tuple[str, tuple[str, ...]]]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: list[tuple[str, tuple[str, ...]]] = []
-    for node in ast.walk(parsed(path, path.stat().st_mtime_ns)):
+    for node in ast.walk(parsed(path, changed)):
         if isinstance(node, ast.Import):
             found += [(alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -18,6 +18,7 @@ def write_curves(rows: Sequence[Mapping[str, float]], title: str, run_dir: Path)
     for suffix in ("png", "svg"):
         picture = io.BytesIO()
         figure.savefig(picture, format=suffix, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
+        figure.set_layout_engine("none")  # that of the first picture stays
         write_atomically(run_dir / f"curves.{suffix}", picture.getvalue())
 
 

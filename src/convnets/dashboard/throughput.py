@@ -4,26 +4,20 @@ import copy
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
 
 from convnets.classifier import Classifier
 from convnets.dashboard.writer import writer_of
 from convnets.data import ImageDataModule
+from convnets.device import DTYPES, device_peak_mib, measure_flops, uncounted
 from convnets.files import write_atomically
-from convnets.memory import device_peak_mib, uncounted
-from convnets.networks import summarize
-from convnets.networks.summary import FLOPS_OF_A_MULTIPLY_ADD
-
-PASSES = 3  # the backward pass costs two forward ones: a gradient for the weights, and one for the inputs
-DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-MEASURING_SECONDS = 0.2
+from convnets.networks.summary import training_flops
 
 
 class Throughput(Callback):
@@ -86,8 +80,8 @@ class Throughput(Callback):
     def _measure(self, trainer: Trainer, classifier: Classifier) -> None:
         """Count the network's arithmetic, and measure the device."""
         datamodule = ImageDataModule.of(trainer)
-        network = summarize(copy.deepcopy(classifier.network), datamodule.resize, datamodule.num_channels)[0]
-        self._flops_per_image = network.multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
+        network = copy.deepcopy(classifier.network)
+        self._flops_per_image = training_flops(network, datamodule.resize, datamodule.num_channels)
         with uncounted(classifier.device):
             peak = peak_flops(classifier.device, str(trainer.precision), self.peaks_path)
         self._peak = peak * trainer.world_size
@@ -112,34 +106,10 @@ def peak_flops(device: torch.device, precision: str, path: Path) -> float:
     peaks: dict[str, float] = {}
     with suppress(OSError, ValueError):
         peaks = json.loads(path.read_text())
-    measured = measure_peak(device, dtype)
+    measured = measure_flops(device, dtype)
     if measured > peaks.get(key, 0):
         peaks[key] = measured
         with suppress(OSError):  # a home that cannot be written costs a measurement each time
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(peaks, indent=2) + "\n")
     return peaks[key]
-
-
-def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = MEASURING_SECONDS) -> float:
-    """Operations a second of the fastest product of large matrices within so many seconds.
-
-    Measured as a matrix product and as a 1x1 convolution: on a CPU two libraries do these, the second often faster.
-    Draws no random numbers, which would change the training.
-    """
-    wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    size = 4096 if device.type == "cuda" else 1024
-    matrix = torch.linspace(-1, 1, size * size, device=device).reshape(size, size).to(dtype)
-    side = int(size**0.5)
-    images = matrix.reshape(1, side, side, size).permute(0, 3, 1, 2)  # channels last
-    products = (lambda: matrix @ matrix, lambda: F.conv2d(images, matrix[:, :, None, None]))
-    fastest = float("inf")
-    for product in products:
-        product()
-        wait()
-        deadline = time.perf_counter() + seconds / len(products)
-        while (started := time.perf_counter()) < deadline or fastest == float("inf"):
-            product()
-            wait()
-            fastest = min(fastest, time.perf_counter() - started)
-    return 2 * size**3 / fastest

@@ -132,7 +132,7 @@ class ImageFolderDataModule(ImageDataModule):
         if "all" in found:
             undivided = found["all"]
             num_tested = max(round(self.test_share * len(undivided)), 1)
-            train, test = stratified_split(undivided.labels, num_tested, self.split_seed)
+            train, test = stratified_split(undivided.labels, range(num_tested), self.split_seed)
             found = {"train": undivided.part(train), "test": undivided.part(test)}
         if "val" in found and self.holdout != len(found["val"]):
             raise ValueError(

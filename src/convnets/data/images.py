@@ -33,8 +33,8 @@ class ImageDataModule(lightning.LightningDataModule):
         device: "auto", or "cpu" to keep the images in main memory and send each batch to a GPU.
         holdout: training images kept for validation, stratified; 0 trains on all and validates on the test split.
         split_seed: which images are held out.
-        fold: which of the disjoint sets of so many images that the seed makes, from 0: with a fifth of them held out,
-            the folds 0 to 4 are those of a cross-validation.
+        folds: instead of `holdout`, into so many parts the training images are divided, of which one is held out.
+        fold: which of these parts, or of the disjoint sets of `holdout` images, from 0.
         augment: "none", or of `convnets.data.augmentation.AUGMENTATIONS` one name or several, in this order; for
             training batches.
         mix: "none", or one of `convnets.data.augmentation.MIXES`: training images are mixed once they are scaled, with
@@ -74,6 +74,7 @@ class ImageDataModule(lightning.LightningDataModule):
         steps_per_execution: int = 1,
         mix: str = "none",
         normalize: str = "none",
+        folds: int | None = None,
         fold: int = 0,
     ) -> None:
         super().__init__()
@@ -88,6 +89,7 @@ class ImageDataModule(lightning.LightningDataModule):
         self.device = device
         self.holdout = holdout
         self.split_seed = split_seed
+        self.folds = folds
         self.fold = fold
         self.seed = seed
         self.steps_per_execution = steps_per_execution
@@ -138,7 +140,7 @@ class ImageDataModule(lightning.LightningDataModule):
     @property
     def validates_on_test_split(self) -> bool:
         """Whether `val/...` metrics are those of the test split (the book's protocol)."""
-        return self.holdout == 0
+        return self.holdout == 0 and self.folds is None
 
     def read_split(self, split: str) -> tuple[Tensor, Tensor]:
         """Read "train" or "test" whole: images (N, C, H, W) of bytes and labels (N,), int64."""
@@ -171,21 +173,28 @@ class ImageDataModule(lightning.LightningDataModule):
 
     def _split(self) -> dict[str, ImageBatches]:
         splits = self.read_splits()
-        if self.holdout == 0 or "val" in splits:
+        if self.validates_on_test_split or "val" in splits:
             return {"val": splits["test"], **splits}
         train = splits.pop("train")
-        labels = train.labels
-        if self.holdout >= len(labels):
-            raise ValueError(
-                f"data.holdout={self.holdout} leaves nothing of {len(labels)} training images: choose a smaller one."
-            )
-        if (self.fold + 1) * self.holdout > len(labels):
-            raise ValueError(
-                f"data.fold={self.fold} is too high: {len(labels)} training images have {len(labels) // self.holdout} "
-                f"folds of data.holdout={self.holdout}, and the first is 0."
-            )
-        kept, held_out = stratified_split(labels, self.holdout, self.split_seed, self.fold)
+        kept, held_out = stratified_split(train.labels, self._held_out(len(train)), self.split_seed)
         return {"train": train.part(kept), "val": train.part(held_out), **splits}
+
+    def _held_out(self, num_images: int) -> range:
+        """The places of the held-out images in the order in which the seed deals out the training images."""
+        if self.folds and self.holdout:
+            raise ValueError(f"data.folds={self.folds} takes the place of data.holdout={self.holdout}: set one.")
+        asked, size, parts = f"data.holdout={self.holdout}", self.holdout, 1
+        if self.folds:
+            asked, size, parts = f"data.folds={self.folds}", num_images, self.folds
+        held_out = range(self.fold * size // parts, (self.fold + 1) * size // parts)
+        if not 0 < len(held_out) < num_images:
+            raise ValueError(f"{asked} leaves nothing of {num_images} training images: choose a smaller one.")
+        if held_out.stop > num_images:
+            raise ValueError(
+                f"data.fold={self.fold} is too high: {num_images} training images have {num_images * parts // size} "
+                f"folds of {asked}, and the first is 0."
+            )
+        return held_out
 
     @property
     def num_train_batches(self) -> int:

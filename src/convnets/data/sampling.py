@@ -208,12 +208,12 @@ class BatchSampler(Sampler[Share]):
                 earlier.append(Share(*share[:3], []))
 
 
-def stratified_split(labels: Tensor, num_held_out: int, seed: int, fold: int = 0) -> tuple[Tensor, Tensor]:
+def stratified_split(labels: Tensor, held_out: range, seed: int) -> tuple[Tensor, Tensor]:
     """Split image numbers into (rest, held out), every class in proportion; both ascending.
 
-    Of another fold, 1, 2, ..., other images are held out: no two folds have one in common.
-
-    Where the classes cannot share `num_held_out` equally, the first classes give one image more.
+    Args:
+        held_out: places in the order in which the seed deals out the images: disjoint ranges have no image in common.
+            Where the classes cannot share a range equally, some of them give one image more.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed("holdout", seed)))
     # Take turns between the classes: the k-th image of a class comes before the k+1-th of any.
@@ -223,5 +223,5 @@ def stratified_split(labels: Tensor, num_held_out: int, seed: int, fold: int = 0
         members = (shuffled == label).nonzero().squeeze(1)
         turn[members] = torch.arange(len(members), dtype=torch.float64).add(0.5) / len(members)
     dealt = order[turn.argsort(stable=True)]
-    start, end = fold * num_held_out, (fold + 1) * num_held_out
+    start, end = held_out.start, held_out.stop
     return torch.cat([dealt[:start], dealt[end:]]).sort().values, dealt[start:end].sort().values

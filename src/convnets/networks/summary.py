@@ -16,6 +16,7 @@ from convnets.networks.receptive_field import View, Views
 WHOLE_IMAGE = 0  # receptive field of a unit that depends on every pixel
 UNKNOWN = -1  # receptive field behind an operation that `Views` does not know
 FLOPS_OF_A_MULTIPLY_ADD = 2
+PASSES = 3  # the backward pass costs two forward ones: a gradient for the weights, and one for the inputs
 
 
 @dataclass
@@ -86,6 +87,11 @@ def summarize(network: nn.Module, image_size: int, in_channels: int = 1) -> list
         for handle in handles:
             handle.remove()
     return lines
+
+
+def training_flops(network: nn.Module, image_size: int, in_channels: int = 1) -> int:
+    """Operations of a training step for one image, in convolutions and matrix products; takes the weights away."""
+    return summarize(network, image_size, in_channels)[0].multiply_adds * FLOPS_OF_A_MULTIPLY_ADD * PASSES
 
 
 def _side(view: View | None) -> int:

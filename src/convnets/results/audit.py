@@ -65,7 +65,7 @@ def audit(runs: Sequence[TrainedRun], folder: Path) -> dict[str, Any]:
     if (labels["train"] < 0).any():
         raise ConfigurationError(
             f"{int((labels['train'] < 0).sum()):,} training images are held out by none of these runs: "
-            "data.holdout must divide the number of training images, and each fold have a run."
+            "each fold of data.folds must have a run."
         )
     images = {"train": train.splits["train"].stored, "test": train.splits["test"].stored}
     verdicts = {split: _judge(labels[split].numpy(), probabilities[split].numpy()) for split in labels}
@@ -94,10 +94,9 @@ def _check_folds(runs: Sequence[TrainedRun]) -> None:
             raise ConfigurationError(
                 f"{run} and {runs[0]} differ in {', '.join(sorted(other))}, not in data.fold alone."
             )
-    if not runs[0].values.get("data.holdout"):
+    if runs[0].validated_on_test_split():
         raise ConfigurationError(
-            f"{runs[0]} held out no image: train a cross-validation, such as of Fashion-MNIST's 60,000 images "
-            "data.holdout=12000 data.fold=0,1,2,3,4"
+            f"{runs[0]} held out no image: train a cross-validation, with data.folds=5 data.fold=0,1,2,3,4"
         )
 
 

@@ -249,7 +249,7 @@ def comparison_as_table(a: TrainedRun, b: TrainedRun, comparison: Mapping[str, A
     width = max(map(len, [*comparison["configuration"], *comparison["metrics"]]), default=0)
     lines += [f"  {key:{width}}  {x} | {y}" for key, (x, y) in comparison["configuration"].items()] or ["  the same"]
     lines += ["", "final metrics"]
-    other_images = {"data.holdout", "data.split_seed"} & comparison["configuration"].keys()
+    other_images = {"data.holdout", "data.folds", "data.fold", "data.split_seed"} & comparison["configuration"].keys()
     for name, (x, y) in comparison["metrics"].items():
         difference = f"   B - A {y - x:+.4f}" if None not in (x, y) else ""
         if other_images and name.startswith("val/"):

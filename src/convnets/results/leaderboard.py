@@ -76,7 +76,8 @@ class Leaderboard:
     Args:
         keys: what names the groups.
         pooled: swept keys that are not among `keys`, so that a group mixes their values.
-        unfinished: every run without a result.
+        paused: runs that a search stopped for good, or for now.
+        unfinished: every other run without a result.
         warnings: what makes the figures less comparable than they look.
     """
 
@@ -85,6 +86,7 @@ class Leaderboard:
     pooled: Sequence[str]
     boards: Sequence[Board]
     runs: Sequence[Run]
+    paused: Sequence[Run]
     unfinished: Sequence[Run]
     warnings: Sequence[str]
 
@@ -124,8 +126,9 @@ def build_leaderboard(runs: Sequence[Run], metric: str = "val/accuracy", by: Seq
     groups = [group.runs for board in boards for group in board.groups]
     if mixed := [key for key in pooled if any(len({_values(run, [key]) for run in same}) > 1 for same in groups)]:
         warnings.append(f"A group's runs differ in {', '.join(mixed)} too: its spread is not that of seeds alone.")
-    unfinished = [run for run in runs if run.state != "done"]
-    return Leaderboard(metric, keys, pooled, boards, runs, unfinished, warnings)
+    paused = [run for run in runs if run.state == "paused"]
+    unfinished = [run for run in runs if run.state not in ("done", "paused")]
+    return Leaderboard(metric, keys, pooled, boards, runs, paused, unfinished, warnings)
 
 
 def lower_is_better(metric: str) -> bool:
@@ -157,7 +160,8 @@ def validation_images(run: Run, metric: str = "val/accuracy") -> str:
     if run.validated_on_test_split():
         text = "the test split"
     elif stage == "val":
-        text = f"{run.values.get('data.holdout'):,} held-out training images"
+        folds = run.values.get("data.folds")
+        text = f"one of {folds} folds" if folds else f"{run.values.get('data.holdout'):,} held-out training images"
         text += f" (split_seed={run.values['data.split_seed']})" if run.values.get("data.split_seed") else ""
     else:
         text = "held-out training images"

@@ -16,7 +16,7 @@ from convnets.files import RunFolderError, shown, write_atomically
 from convnets.results.evaluation import load_evaluation, load_predictions
 from convnets.results.leaderboard import Board, Group, Leaderboard, figures, lower_is_better
 from convnets.results.leaderboard_figure import draw
-from convnets.results.report import NUM_SENTENCES, Column, cells, fixed, verdict
+from convnets.results.report import NUM_SENTENCES, PAUSED, Column, cells, fixed, verdict
 from convnets.results.trained_run import TrainedRun
 from convnets.text import count
 
@@ -42,11 +42,20 @@ def write_page(leaderboard: Leaderboard, title: str, folder: Path) -> Path:
         overview=_encoded(draw(leaderboard)) if leaderboard.boards else None,
         direction="lower" if lower_is_better(metric) else "higher",
         boards=[(board, *_table(board, metric), _verdicts(board)) for board in leaderboard.boards],
+        searches=_search_pictures(leaderboard),
+        told_of_paused=PAUSED,
+        paused=[[shown(run.path), run.epoch, fixed(run.latest(metric))] for run in leaderboard.paused],
         unfinished=[[run.state, shown(run.path), run.epoch, run.error] for run in leaderboard.unfinished],
         closer_looks=[_closer_look(group, metric) for group in groups],
     )
     write_atomically(folder / FILE, page)
     return folder / FILE
+
+
+def _search_pictures(leaderboard: Leaderboard) -> list[str]:
+    """The pictures that searches left in the folders of their runs."""
+    paths = sorted({run.path.parent / "search.png" for run in leaderboard.runs})
+    return [base64.b64encode(path.read_bytes()).decode() for path in paths if path.is_file()]
 
 
 def _table(board: Board, metric: str) -> tuple[list[str], list[list[str]]]:

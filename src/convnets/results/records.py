@@ -127,7 +127,8 @@ def _cells(record: Record) -> Sequence[str]:
     doubts = f" (no record: {', '.join(record.doubts)})" if record.doubts else ""
     parameters, seconds = record.median("num_parameters"), record.median("train_seconds")
     devices = sorted({f"{run.result.get('device')}, {run.result.get('processor')}" for run in record.runs})
-    held_out = int(first.values.get("data.holdout") or 0)
+    folds, num_held_out = first.values.get("data.folds"), int(first.values.get("data.holdout") or 0)
+    held_out = f"one of {folds} folds" if folds else num_held_out and f"{num_held_out:,}"
     return (
         record.experiment,
         "?" if parameters is None else f"{int(parameters):,}",
@@ -135,6 +136,6 @@ def _cells(record: Record) -> Sequence[str]:
         "?" if seconds is None else duration(seconds),
         f"{statistics.fmean(values):.4f}{spread}{doubts}",
         str(len(values)),
-        f"all but {held_out:,}" if held_out else "all images",
+        f"all but {held_out}" if held_out else "all images",
         ", ".join(devices),
     )

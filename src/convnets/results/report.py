@@ -10,8 +10,13 @@ from convnets.files import shown, write_atomically
 from convnets.plots import as_png
 from convnets.results.leaderboard import Board, Comparison, Group, Leaderboard, as_text, figures, label, lower_is_better
 from convnets.results.leaderboard_figure import draw
+from convnets.runs.run import Run
 
 FILES = ("leaderboard.md", "leaderboard.csv", "runs.csv", "leaderboard.png")
+PAUSED = (
+    "A search stopped these, since others were ahead after the same epoch. They are not ranked: it chose among the "
+    "finished."
+)
 NUM_SENTENCES = 10  # about differences, a table
 Column = tuple[str, str, Callable[[Any], str]]  # its name, the key of its figures, and how one is written
 
@@ -42,8 +47,10 @@ def as_markdown(leaderboard: Leaderboard, title: str, most_rows: int | None = No
         lines += ["", *_board_lines(board, leaderboard, most_rows)]
     if leaderboard.warnings:
         lines += ["", "## Warnings", "", *(f"- {warning}" for warning in leaderboard.warnings)]
+    if leaderboard.paused:
+        lines += ["", "## Paused", "", PAUSED, "", *_unfinished_lines(leaderboard.paused, leaderboard, most_rows)]
     if leaderboard.unfinished:
-        lines += ["", "## Not finished", "", *_unfinished_lines(leaderboard, most_rows)]
+        lines += ["", "## Not finished", "", *_unfinished_lines(leaderboard.unfinished, leaderboard, most_rows)]
     return "\n".join(lines)
 
 
@@ -116,11 +123,11 @@ def verdict(best: Group, other: Group, comparison: Comparison, pairs: str = "see
     return f"{ahead.label} is ahead of {behind.label} by {evidence}."
 
 
-def _unfinished_lines(leaderboard: Leaderboard, most_rows: int | None) -> list[str]:
+def _unfinished_lines(runs: Sequence[Run], leaderboard: Leaderboard, most_rows: int | None) -> list[str]:
     metric = leaderboard.metric
     header = ["state", "runs", "seed", "epoch", metric, "folder", "error"]
     rows = []
-    for run in sorted(leaderboard.unfinished, key=lambda run: (run.state, str(run.path))):
+    for run in sorted(runs, key=lambda run: (run.state, str(run.path))):
         name = label(run, leaderboard.keys) if run.settings else ""
         epoch = f"{run.epoch}/{num_epochs}" if (num_epochs := run.values.get("trainer.max_epochs")) else str(run.epoch)
         latest = fixed(run.latest(metric))

@@ -11,7 +11,7 @@ from convnets.runs.run import read_run
 
 # Content that hardly changes how long a run takes.
 NOT_IN_DURATION = (
-    *("seed", "data.seed", "data.split_seed", "data.holdout", "model.lr", "model.backbone_lr"),
+    *("seed", "data.seed", "data.split_seed", "data.holdout", "data.fold", "model.lr", "model.backbone_lr"),
     *("model.bias_lr", "model.decayed", "averaging", "stopping", "test_time_augmentation"),
     *("loss", "optimizer", "schedule", "init"),
 )

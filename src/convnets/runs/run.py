@@ -173,7 +173,7 @@ class Run:
 
     @functools.cached_property
     def state(self) -> str:
-        """One of: done, running, killed, failed, interrupted, out_of_memory, not started, result removed, damaged."""
+        """Done, running, paused, killed, failed, interrupted, out_of_memory, not started, result removed or damaged."""
         if self.result:
             return "done"
         # A status that says done outlives its result only where a person removed it.
@@ -192,9 +192,9 @@ class Run:
         return json.dumps({key: value for key, value in self.settings.items() if key not in GROUPS}, sort_keys=True)
 
     @property
-    def seeds(self) -> tuple[Any, Any]:
-        """The seed of weights and steps, and that of the data's order: nearly always the same."""
-        return self.values.get("seed"), self.values.get("data.seed")
+    def seeds(self) -> tuple[Any, Any, Any]:
+        """The seed of weights and steps, that of the data's order, nearly always the same, and the fold held out."""
+        return self.values.get("seed"), self.values.get("data.seed"), self.values.get("data.fold") or 0
 
     @property
     def epoch(self) -> int:
@@ -217,8 +217,8 @@ class Run:
 
     def validated_on_test_split(self) -> bool:
         """Whether validation looked at the test split, so that its figures are not fit for choosing."""
-        protocol = self.result.get("validated_on", "holdout" if self.values.get("data.holdout") else "test split")
-        return protocol == "test split"
+        held_out = self.values.get("data.holdout") or self.values.get("data.folds")
+        return self.result.get("validated_on", "holdout" if held_out else "test split") == "test split"
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -298,7 +298,7 @@ class Run:
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
     def set_status(self, state: str, **values: Any) -> None:
-        """Change status.json: running, done, failed, interrupted or out_of_memory."""
+        """Change status.json: running, paused, done, failed, interrupted or out_of_memory."""
         self._write_status({**self.status, "state": state, **values})
 
     def _write_status(self, status: dict[str, Any]) -> None:

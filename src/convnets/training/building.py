@@ -1,5 +1,6 @@
 """From a resolved configuration to a datamodule, a classifier and a trainer."""
 
+import logging
 import os
 import re
 import shutil
@@ -18,17 +19,18 @@ from convnets.callbacks import (
     Checkpoints,
     FiniteLoss,
     History,
+    Pauses,
     SharedCores,
     TrainingSteps,
     WeightsFromRun,
     take_over,
 )
 from convnets.classifier import Classifier
-from convnets.configuration.content import TIMM
+from convnets.configuration.content import TIMM, holds_out
 from convnets.configuration.rules import ConfigurationError
 from convnets.data import ImageDataModule
+from convnets.device import is_gpu_unused, prepare_process, why_no_gpu
 from convnets.files import file_digest
-from convnets.memory import keep_freed_memory
 from convnets.networks import give_sizes
 from convnets.networks.timm import pretrained_weights
 from convnets.runs.finding import find_run
@@ -36,6 +38,9 @@ from convnets.training.checks import check_combinations
 from convnets.training.instantiation import instantiate, refusals_explained
 from convnets.training.schedule import Schedule
 
+log = logging.getLogger(__name__)
+
+MEND_GPU = "install or update the GPU's driver, or install a torch for the driver there is (https://pytorch.org)"
 # Keys of `model` that are no arguments of the network.
 NOT_NETWORKS = ("name", "lr", "image_size", "freeze", "backbone_lr", "bias_lr", "decayed")
 STEP_HOOKS = [name for name in vars(Callback) if re.search("_batch_|_before_(backward|zero_grad|opt)|after_back", name)]
@@ -155,7 +160,7 @@ def build_trainer(
 
 
 def _build_callbacks(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]) -> list[Callback]:
-    """Build the callbacks in the order in which Lightning calls them, but for Checkpoints, which it calls last."""
+    """Build the callbacks in the order in which Lightning calls them; the last two stay so."""
     init = dict(config.init)
     source, digest = init.pop("from_run", None), init.pop("weights", None)
     with refusals_explained():
@@ -174,20 +179,11 @@ def _build_callbacks(config: DictConfig, run_dir: Path, extra_callbacks: Sequenc
         TrainingSteps(config.seed),  # right before Lightning's step
         Checkpoints(
             run_dir / "checkpoints",
-            keep_best=config.data.holdout > 0,
+            keep_best=holds_out(config),
             every_seconds=config.checkpoint.every_seconds,
         ),
+        Pauses(run_dir),
     ]
-
-
-def prepare_process(on_gpu: bool, matmul_precision: str, deterministic: bool) -> None:
-    """Make those settings of the whole process that speed up training."""
-    torch.backends.cudnn.benchmark = on_gpu and not deterministic  # cuDNN tries its algorithms out
-    if on_gpu:
-        torch.set_float32_matmul_precision(matmul_precision)
-        torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"  # convolutions have a switch of their own
-    else:
-        keep_freed_memory()
 
 
 def _without_idle_hooks(callback: Callback) -> Callback:
@@ -222,7 +218,15 @@ def _cluster_environment() -> list[SLURMEnvironment]:
 def _uses_gpu(accelerator: str) -> bool:
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if accelerator in ("gpu", "cuda", "mps") and not has_gpu:
-        raise ConfigurationError(f"trainer.accelerator={accelerator}, but torch finds no GPU here: set trainer=cpu.")
+        raise ConfigurationError(
+            f"trainer.accelerator={accelerator}, but torch finds no GPU here ({why_no_gpu()}): {MEND_GPU}, or set "
+            "trainer=cpu."
+        )
+    if accelerator == "auto" and is_gpu_unused():
+        log.warning(
+            "This trains on the CPU. The machine has an NVIDIA GPU, which torch cannot use (%s): %s, or set "
+            "trainer=cpu to train without it.", why_no_gpu(), MEND_GPU,
+        )  # fmt: skip
     return has_gpu and accelerator != "cpu"
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from omegaconf import DictConfig
 
 from convnets.classifier import Classifier
-from convnets.configuration.content import TIMM
+from convnets.configuration.content import TIMM, holds_out
 from convnets.configuration.rules import CUDA_GRAPH_MODES, ConfigurationError
 from convnets.data import ImageDataModule
 from convnets.training.instantiation import refusals_explained
@@ -93,7 +93,7 @@ def check_watching(config: DictConfig, watched_by_schedule: str | None) -> None:
 
 
 def _warn_of_test_split(metric: str, config: DictConfig, what: str) -> None:
-    if metric.startswith("val/") and config.data.holdout == 0:
+    if metric.startswith("val/") and not holds_out(config):
         log.warning(
             "%s %s, which with data.holdout=0 is that of the test split, so the result flatters: set "
             "data.holdout=5000, or another number of training images to watch.", what, metric,

@@ -1,6 +1,7 @@
 """How a training ends: with final weights and a result, or with an error in words and a mark in the run's folder."""
 
 import errno
+import functools
 import logging
 import platform
 import signal
@@ -23,12 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from convnets.callbacks import CheckpointError, Checkpoints, History, Interrupted, MovingAverage, read_checkpoint
 from convnets.callbacks.history import NOT_METRICS
 from convnets.classifier import Classifier
-from convnets.configuration.content import TIMM, changing_callbacks, content_hash
+from convnets.configuration.content import TIMM, changing_callbacks, content_hash, holds_out
 from convnets.dashboard import Dashboard
 from convnets.dashboard.curves import curves_title, write_curves
 from convnets.data import ImageDataModule
+from convnets.device import device_peak_mib
 from convnets.files import RunFolderError, processor_name, removal, write_atomically
-from convnets.memory import device_peak_mib
 from convnets.runs.run import Run
 from convnets.text import count
 
@@ -40,6 +41,10 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 
 class OutOfMemoryError(RuntimeError):
     """The training does not fit into memory; the text says what to change."""
+
+
+class UnsupportedGpuError(RuntimeError):
+    """This torch was built for other GPUs; the text says for which, and what to install."""
 
 
 def conclude(
@@ -65,7 +70,7 @@ def conclude(
     averages = [callback for callback in trainer.callbacks if isinstance(callback, MovingAverage)]  # type: ignore[attr-defined]
     raw: Mapping[str, torch.Tensor] = averages[0].raw if averages else {}
     test_metrics = {}
-    if config.data.holdout > 0:
+    if holds_out(config):
         best = rows[checkpoints.best_epoch - 1] if checkpoints.best_epoch else chosen
         if best is not chosen and best["val/accuracy"] >= chosen["val/accuracy"]:
             chosen = best
@@ -151,6 +156,7 @@ def _device_name(trainer: lightning.Trainer) -> str:
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
 
 
+@functools.cache
 def _git_commit() -> str | None:
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -175,6 +181,12 @@ def explain_and_mark(error: BaseException, run: Run, config: DictConfig, log_fil
     state, explained = "failed", error
     if _is_out_of_memory(error):
         state, explained = "out_of_memory", OutOfMemoryError(_out_of_memory_advice(error, config))
+    elif "no kernel image" in str(error):
+        built_for = ", ".join(torch.cuda.get_arch_list())
+        explained = UnsupportedGpuError(
+            f"This torch ({torch.__version__}) has no code for this GPU, only for {built_for}: install one that has "
+            "(https://pytorch.org), or set trainer=cpu."
+        )
     elif isinstance(error, OSError) and not run.path.exists():
         explained = RunFolderError(f"{run} has vanished during the training: nothing is left to go on from.")
     elif isinstance(error, OSError) and error.errno in CANNOT_WRITE:
@@ -191,7 +203,7 @@ def explain_and_mark(error: BaseException, run: Run, config: DictConfig, log_fil
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    words = ("can't allocate memory", "not enough memory", "out of memory")
+    words = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")  # the last: cuBLAS's
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
@@ -200,11 +212,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _out_of_memory_advice(error: BaseException, config: DictConfig) -> str:
     half = max(config.data.batch_size // 2, 1)
     faster = " or trainer.precision=bf16-mixed" if config.trainer.precision == "32-true" else ""
-    reason = str(error).strip().partition("\n")[0]
+    # CUDA's first three sentences: what was asked for, and how much of the device is free; then it goes on for long.
+    reason = ". ".join(str(error).strip().partition("\n")[0].split(". ")[:3]).rstrip(".")
     accumulated = f"trainer.accumulate_grad_batches={2 * config.trainer.accumulate_grad_batches}"
     if config.steps_per_execution > 1:
         accumulated += " and steps_per_execution=1"
     return (
         f"Out of memory with batches of {config.data.batch_size} images of {config.data.resize} pixels: set "
-        f"data.batch_size={half} (with {accumulated} a step still counts as many images){faster}. ({reason})"
+        f"data.batch_size={half} (with {accumulated} a step still counts as many images){faster}. ({reason}.)"
     )

@@ -12,11 +12,21 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from convnets.callbacks import NonFiniteLossError, check_fits, newest_checkpoint
+from convnets.callbacks import (
+    PAUSE_FILE,
+    History,
+    NonFiniteLossError,
+    Paused,
+    check_fits,
+    newest_checkpoint,
+    paused_after,
+)
+from convnets.callbacks.history import Row
 from convnets.classifier import Classifier
+from convnets.configuration.content import holds_out
 from convnets.data import DataUnavailableError, ImageDataModule
+from convnets.device import reset_device_peak
 from convnets.files import removal
-from convnets.memory import reset_device_peak
 from convnets.runs.images import check_images, record_images
 from convnets.runs.run import Run
 from convnets.training.building import build_classifier, build_datamodule, build_trainer, start_from_pretrained
@@ -31,7 +41,8 @@ def train(config: DictConfig, run_dir: Path, extra_callbacks: Sequence[Callback]
     """Train what the configuration says, leave everything about it in `run_dir`, and return the result.
 
     A finished run of the same configuration is reported and not trained again; an unfinished one resumes from its last
-    checkpoint, to the same bits as if it had not been interrupted.
+    checkpoint, to the same bits as if it had not been interrupted. Where the folder's pause.json names an epoch, the
+    run pauses at its end: the metrics so far are returned, and the next call goes on.
 
     Args:
         config: composed and checked; its interpolations are resolved here.
@@ -73,7 +84,10 @@ def _start_or_resume(
     run: Run, config: DictConfig, plain: dict[str, Any], extra_callbacks: Sequence[Callback]
 ) -> dict[str, Any]:
     path, checkpoint = newest_checkpoint(run.path / "checkpoints") or (None, None)
-    epochs_done = None if checkpoint is None else len(checkpoint["callbacks"]["History"]["rows"])
+    rows = None if checkpoint is None else checkpoint["callbacks"]["History"]["rows"]
+    epochs_done = None if rows is None else len(rows)
+    if rows and _pauses_here(run, config, checkpoint):
+        return _paused(run, config, rows)
     trainer, datamodule, classifier = _build(config, run, epochs_done, checkpoint is not None, extra_callbacks)
     load_and_check_images(config, datamodule, trainer, classifier)
     if path is not None and checkpoint is not None:
@@ -96,12 +110,31 @@ def _start_or_resume(
         try:
             trainer.fit(classifier, datamodule=datamodule)
             result = conclude(config, run, trainer, datamodule, classifier)
+            (run.path / PAUSE_FILE).unlink(missing_ok=True)  # which tells a search that this was no pause
             run.finish(result, config.checkpoint.keep)
+        except Paused:
+            return _paused(run, config, History.of(trainer).rows)
         except BaseException as error:
             explained = explain_and_mark(error, run, config, file)
             raise explained from (None if explained is error else error)
         log.info("%s", describe_result(run, config, result))
     return result
+
+
+def _pauses_here(run: Run, config: DictConfig, checkpoint: dict[str, Any] | None) -> bool:
+    """Whether the checkpoint is at the end of the epoch after which to pause, or beyond, and not at the run's end."""
+    epoch = paused_after(run.path)
+    if epoch is None or checkpoint is None or checkpoint["convnets"].get("should_stop"):
+        return False
+    return epoch <= len(checkpoint["callbacks"]["History"]["rows"]) < config.trainer.max_epochs
+
+
+def _paused(run: Run, config: DictConfig, rows: Sequence[Row]) -> dict[str, Any]:
+    """Mark the run as paused, and return the figures that it would end with now."""
+    best = max(rows, key=lambda row: row.get("val/accuracy", -1.0)) if holds_out(config) else rows[-1]
+    run.set_status("paused", epoch=len(rows), num_epochs=config.trainer.max_epochs, metrics=best)
+    log.info("Paused after epoch %d, as %s asks. To go on: %s", len(rows), PAUSE_FILE, run.resume_command())
+    return {"metrics": best}
 
 
 def _wait_for_new_second(run: Run) -> None:
@@ -127,6 +160,8 @@ def _train_beside(config: DictConfig, run: Run, extra_callbacks: Sequence[Callba
     try:
         trainer.fit(classifier, datamodule=datamodule)
         return conclude(config, run, trainer, datamodule, classifier)
+    except Paused:
+        return {}
     except NonFiniteLossError:
         return {}  # rank 0 raises it as well; Lightning would kill rank 0 if this one ended with an error
 

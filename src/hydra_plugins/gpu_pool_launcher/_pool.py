@@ -55,7 +55,7 @@ class Job:
         return time.time() - self.started if self.state == "running" else self.seconds
 
     def progress(self) -> dict[str, Any]:
-        """Epoch, num_epochs and metrics, as far as the job has written them properly since it was started."""
+        """State, epoch, num_epochs and metrics, as far as the job has written them properly since it was started."""
         try:
             if self.progress_path is None or self.progress_path.stat().st_mtime < self.started:
                 return {}
@@ -66,7 +66,12 @@ class Job:
             return {}
         known = {key: content[key] for key in ("epoch", "num_epochs") if isinstance(content.get(key), (int, float))}
         metrics = content.get("metrics")
+        known["state"] = content.get("state")
         return {**known, "metrics": metrics if isinstance(metrics, dict) else {}}
+
+    def is_paused(self) -> bool:
+        """Whether the job says that it has ended before its end, to be run again."""
+        return self.state in ("done", "done before") and self.progress().get("state") == "paused"
 
     def share(self) -> float:
         """How much of the job is over, from 0 to 1."""
@@ -128,14 +133,32 @@ class Pool:
         Args:
             watch: is called all the while, with what the pool waits for where that is unusual, else with "".
         """
+        for _ in self.run_each(jobs, lambda: None, watch):
+            pass
+
+    def run_each(
+        self, jobs: Sequence[Job], draw: Callable[[], Job | None], watch: Callable[[str], None]
+    ) -> Iterator[Job]:
+        """Run the queued jobs, then those that are drawn, and yield each once it has ended; see `run`.
+
+        Args:
+            draw: gives a further job, or None where there is none before another has ended. It is called when a place
+                is free and all jobs that have ended were yielded.
+        """
         queue = [job for job in jobs if job.state == "queued"]
         with self._signals_noted():
-            while queue or self._running:
-                self._collect()
+            while True:
+                yield from self._collect()
                 queue = [] if self._stopping else [job for job in queue if not self._start(job)]
+                while not (self._stopping or queue) and self.slots.has_free() and (job := draw()) is not None:
+                    if job.state != "queued":
+                        yield job
+                    elif not self._start(job):
+                        queue.append(job)
                 watch(self._waits_for(queue))
-                if queue or self._running:
-                    time.sleep(POLL_SECONDS)
+                if not (queue or self._running):
+                    break
+                time.sleep(POLL_SECONDS)
         watch("")
 
     def _waits_for(self, queue: Sequence[Job]) -> str:
@@ -180,18 +203,18 @@ class Pool:
         self._running.append(job)
         return True
 
-    def _collect(self) -> None:
-        """Note which jobs have ended, and free their places."""
-        for job in list(self._running):
+    def _collect(self) -> list[Job]:
+        """The jobs that have ended since; their places are free."""
+        ended = [job for job in self._running if job._process is not None and job._process.poll() is not None]
+        for job in ended:
             assert job._process is not None
-            if (returncode := job._process.poll()) is None:
-                continue
-            job.returncode, job.seconds = returncode, time.time() - job.started
-            job.state = "done" if returncode == 0 else "stopped" if self._stopping else "failed"
+            job.returncode, job.seconds = job._process.returncode, time.time() - job.started
+            job.state = "done" if job.returncode == 0 else "stopped" if self._stopping else "failed"
             self._running.remove(job)
             self.slots.give_back(job.places)
             if job.state == "failed" and self.fail_fast:
                 self._stop()
+        return ended
 
     def _stop(self) -> None:
         """Ask the running jobs to stop; the second time, kill them."""

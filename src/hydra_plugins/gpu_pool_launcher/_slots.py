@@ -105,6 +105,13 @@ class Slots:
             self._used[name] -= self._share(len(names))
             self._unlock_if_empty(name)
 
+    def has_free(self) -> bool:
+        """Whether a job that needs one place would get it now."""
+        if (taken := self.take(1)) is None:
+            return False
+        self.give_back(taken)
+        return True
+
     def _share(self, number: int) -> int:
         """How much of each place a job on `number` places takes."""
         return 1 if number == 1 else self.capacity

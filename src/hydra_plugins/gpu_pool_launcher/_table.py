@@ -26,19 +26,38 @@ NARROW = 80  # columns of a terminal: with fewer, the table leaves a column out
 
 
 class Table:
-    """Shows the jobs; call `update` often."""
+    """Shows the jobs; call `update` often.
 
-    def __init__(self, jobs: Sequence[Job], num_slots: int, title: str, metric: str | None = None) -> None:
+    Args:
+        jobs: they may become more meanwhile.
+        num_expected: how many there will be, where they become more.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], num_slots: int, title: str, metric: str | None = None, num_expected: int = 0
+    ) -> None:
         self.jobs = jobs
         self.num_slots = num_slots
         self.title = title
         self.metric = metric
-        self.shared, self.short = short_names([job.name for job in jobs])
+        self.num_expected = num_expected
         self._printed_states: dict[int, str] = {}
+        self._named: tuple[list[str], tuple[str, dict[str, str]]] = ([], ("", {}))
         self._notice = ""
         self._drawn = 0.0
         # On a screen of its own: elsewhere a terminal that becomes narrower leaves lines that nothing wipes out.
         self._live = Live(console=Console(), auto_refresh=False, screen=True) if sys.stdout.isatty() else None
+
+    @property
+    def _names(self) -> tuple[str, dict[str, str]]:
+        """What all jobs' names share, and each without it."""
+        if (names := [job.name for job in self.jobs]) != self._named[0]:
+            self._named = (names, short_names(names))
+        return self._named[1]
+
+    @property
+    def _num_jobs(self) -> int:
+        return max(len(self.jobs), self.num_expected)
 
     def __enter__(self) -> "Table":
         if self._live:
@@ -62,7 +81,7 @@ class Table:
                 self._live.update(self._render(self._live.console.width), refresh=True)
             return
         for job in self.jobs:
-            if self._printed_states.get(job.number, "queued") != job.state:
+            if job.state not in ("queued", self._printed_states.get(job.number)):
                 self._printed_states[job.number] = job.state
                 print(self._line(job), flush=True)
         if is_news:
@@ -84,12 +103,12 @@ class Table:
         reached = f" {self.metric} {value}" if value else ""
         details = {
             "running": f"started on {','.join(job.places)}",
-            "done": f"done in {duration(job.seconds)}{reached}",
+            "done": f"{'paused' if job.is_paused() else 'done'} in {duration(job.seconds)}{reached}",
             "done before": f"done before{reached}",
             "failed": f"failed after {duration(job.seconds)} ({job.outcome()}): {os.path.relpath(job.log_path)}",
             "stopped": f"stopped after {duration(job.seconds)}",
         }
-        return f"[{over}/{len(self.jobs)}] {job.name}: {details[job.state]}"
+        return f"[{over}/{self._num_jobs}] {job.name}: {details[job.state]}"
 
     def _metric_of(self, job: Job) -> str:
         value = job.progress().get("metrics", {}).get(self.metric)
@@ -103,7 +122,8 @@ class Table:
         numbers = {state: sum(job.state == state for job in self.jobs) for state in STATES}
         counts = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
         left = f", about {duration(seconds_left)} left" if seconds_left else ""
-        shared = [Text(f"all jobs: {self.shared}", style="dim", overflow="fold")] if self.shared else []
+        common = self._names[0]
+        shared = [Text(f"all jobs: {common}", style="dim", overflow="fold")] if common else []
         return [Text(f"{self.title}: {counts}{left}", overflow="fold"), *shared]
 
     def _render(self, columns: int = NARROW) -> Group:
@@ -117,7 +137,7 @@ class Table:
         for job in running:
             progress, seconds_left = job.progress(), job.seconds_left()
             cells = {
-                "job": self.short[job.name],
+                "job": self._names[1][job.name],
                 "on": ",".join(job.places),
                 "epoch": "{epoch}/{num_epochs}".format(**progress) if {"epoch", "num_epochs"} <= {*progress} else "",
                 "metric": self._metric_of(job),
@@ -126,13 +146,13 @@ class Table:
             }
             table.add_row(*(cells[name] for name in shown))
         for job in queued[:NUM_QUEUED_SHOWN]:
-            table.add_row(Text(self.short[job.name], style="dim"))
+            table.add_row(Text(self._names[1][job.name], style="dim"))
         if (more := len(queued) - NUM_QUEUED_SHOWN) > 0:
             table.add_row(Text(f"and {more} more", style="dim"))
         below = [f"failed: {more} more"] if (more := len(failed) - NUM_FAILED_SHOWN) > 0 else []
         below += [f"failed: {os.path.relpath(job.log_path)}" for job in failed[-NUM_FAILED_SHOWN:]]
         bar = rich.table.Table.grid()  # a bar alone does not end its line
-        bar.add_row(ProgressBar(total=len(self.jobs), completed=sum(job.share() for job in self.jobs), width=60))
+        bar.add_row(ProgressBar(total=self._num_jobs, completed=sum(job.share() for job in self.jobs), width=60))
         headline, *shared = self._above(self.seconds_left())
         parts: list[RenderableType] = [headline, bar, *shared, *([table] if table.row_count else [])]
         parts += [Text(text, style="red", overflow="fold") for text in below]
@@ -151,7 +171,7 @@ class Table:
             took = duration(job.seconds) if job.seconds else ""
             value = f"{values[job.number]:.4f}" if job.number in values else ""
             mark = "highest" if job.number == highest else ""  # whether that is good, only the application knows
-            table.add_row(self.short[job.name], job.state, value, took, mark)
+            table.add_row(self._names[1][job.name], "paused" if job.is_paused() else job.state, value, took, mark)
         more = len(begun) - len(listed)
         below = [Text(f"and {more} more", style="dim")] if more else []
         return Group(*self._above(), *([table] if begun else []), *below)
@@ -165,6 +185,8 @@ class Table:
 
     def seconds_left(self) -> float | None:
         """Seconds until all jobs end, if those whose length is not known take as long as the median of the others."""
+        if self.num_expected:  # which jobs come, and for how long, is decided meanwhile
+            return None
         known = [job.seconds for job in self.jobs if job.state == "done"]
         known += [job.runs_for + left for job in self.jobs if (left := job.seconds_left()) is not None]
         if not known:
@@ -195,6 +217,8 @@ def short_names(names: Sequence[str]) -> tuple[str, dict[str, str]]:
     bare = {name: parts[:-1] if re.fullmatch("[0-9a-f]{8}", parts[-1]) else parts for name, parts in words.items()}
     if len({tuple(parts) for parts in bare.values()}) < len(bare):
         bare = words
+    if not bare:
+        return "", {}
     first, *others = bare.values()
     shared = [word for word in first if all(word in parts for parts in others)] if others else []
     own = {name: " ".join(word for word in parts if word not in shared) for name, parts in bare.items()}

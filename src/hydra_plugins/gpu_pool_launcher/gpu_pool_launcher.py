@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class GpuPoolLauncher(Launcher):
 
     config: DictConfig
     hydra_context: HydraContext
+    sweep_dir: Path
 
     def __init__(self, **options: Any) -> None:
         self.options = GpuPoolConf(**options)
@@ -80,29 +81,94 @@ class GpuPoolLauncher(Launcher):
         """
         from hydra_plugins.gpu_pool_launcher._table import Table
 
-        setup_globals()
-        for key in ("jobs_per_gpu", "cpu_slots"):
-            if (number := getattr(self.options, key)) < 1:
-                raise LaunchError(f"hydra.launcher.{key} must be at least 1, got {number}.")
-        sweep_dir = Path(str(self.config.hydra.sweep.dir)).absolute()
-        slots = Slots(find_gpus(os.environ), self.options.jobs_per_gpu, self.options.cpu_slots)
+        slots = self._slots()
         planned = [
-            self._plan(list(overrides), number, sweep_dir, slots.num_gpus)
+            self._plan(list(overrides), number, slots.num_gpus)
             for number, overrides in enumerate(job_overrides, start=initial_job_idx)
         ]
         unique = _without_twins(planned)
         jobs = [one.job for one in unique]
-        title = os.path.relpath(sweep_dir)
         if self.options.dry_run:
-            print(_forecast(unique, len(slots), title))
+            print(_forecast(unique, len(slots), self.title))
             raise SystemExit(0)
         for one in unique:
-            if one.job.state == "queued":
-                one.return_path.unlink(missing_ok=True)
+            one.forget()
         pool = Pool(slots, os.environ, self.options.fail_fast, self.options.grace_seconds)
-        with Table(jobs, len(slots), title, self.options.progress_metric) as table:
+        with Table(jobs, len(slots), self.title, self.options.progress_metric) as table:
             pool.run(jobs, table.update)
         table.print_results({one.job.number: one.return_value() for one in unique})
+        summary = self._conclude(pool, jobs)
+        return [one.completed(summary) for one in planned]
+
+    def launch_each(
+        self, draw: Callable[[], tuple[int, Sequence[str]] | None], num_expected: int
+    ) -> Iterator[tuple[int, JobReturn]]:
+        """Run jobs that are drawn one by one, each when a place is free, and yield what each returned once it ends.
+
+        Args:
+            draw: gives the number and the overrides of a job, or None where there is none before another has ended. A
+                number that was given before means the same job, which is to be run again.
+            num_expected: jobs in all, as far as that is known.
+
+        Raises:
+            LaunchError, SystemExit: see `launch`; a dry run draws as many jobs as there are places.
+            JobsFailedError: with `fail_fast`, one failed.
+        """
+        from hydra_plugins.gpu_pool_launcher._table import Table
+
+        slots = self._slots()
+        planned: dict[int, _PlannedJob] = {}
+        jobs: list[Job] = []
+
+        def plan() -> Job | None:
+            if (drawn := draw()) is None:
+                return None
+            one = self._plan(list(drawn[1]), drawn[0], slots.num_gpus)
+            jobs[:] = [*(job for job in jobs if job.number != one.job.number), one.job]
+            planned[one.job.number] = one
+            one.forget()
+            return one.job
+
+        if self.options.dry_run:
+            while len(jobs) < len(slots) and plan() is not None:
+                pass
+            print(_forecast([*planned.values()], len(slots), self.title))
+            raise SystemExit(0)
+        pool = Pool(slots, os.environ, self.options.fail_fast, self.options.grace_seconds)
+        with Table(jobs, len(slots), self.title, self.options.progress_metric, num_expected) as table:
+            for job in pool.run_each([], plan, table.update):
+                table.update()
+                if job.state in ("done", "done before", "failed"):
+                    yield job.number, planned[job.number].completed(f"{job.name} failed ({job.outcome()})")
+        table.print_results({number: one.return_value() for number, one in planned.items()})
+        summary = self._conclude(pool, jobs)
+        if any(job.state in ("queued", "stopped") for job in jobs):
+            raise JobsFailedError(summary)
+
+    @property
+    def title(self) -> str:
+        """What the sweep is called where it is shown."""
+        return os.path.relpath(self.sweep_dir)
+
+    def _slots(self) -> Slots:
+        """The places of this machine.
+
+        Raises:
+            LaunchError: there is to be no place for any job.
+        """
+        setup_globals()
+        for key in ("jobs_per_gpu", "cpu_slots"):
+            if (number := getattr(self.options, key)) < 1:
+                raise LaunchError(f"hydra.launcher.{key} must be at least 1, got {number}.")
+        self.sweep_dir = Path(str(self.config.hydra.sweep.dir)).absolute()
+        return Slots(find_gpus(os.environ), self.options.jobs_per_gpu, self.options.cpu_slots)
+
+    def _conclude(self, pool: Pool, jobs: Sequence[Job]) -> str:
+        """Say which jobs failed, and return that in one line.
+
+        Raises:
+            SystemExit: a signal came.
+        """
         if pool.received_signal:
             print(f"{signal.Signals(pool.received_signal).name}: stopped. The same command goes on.", file=sys.stderr)
             raise SystemExit(128 + pool.received_signal)
@@ -114,10 +180,11 @@ class GpuPoolLauncher(Launcher):
             print(self.options.closing_words)
         left_out = sum(job.state in ("queued", "stopped") for job in jobs)
         summary = f"{len(failed)} of {_jobs(len(jobs))} failed: see above."
-        summary += f" {left_out} more were stopped or not begun; the same command runs them." if left_out else ""
-        return [one.completed(summary) for one in planned]
+        return summary + (
+            f" {left_out} more were stopped or not begun; the same command runs them." if left_out else ""
+        )
 
-    def _plan(self, overrides: list[str], number: int, sweep_dir: Path, num_gpus: int) -> "_PlannedJob":
+    def _plan(self, overrides: list[str], number: int, num_gpus: int) -> "_PlannedJob":
         """Compose a job's configuration, and find out what the job needs and whether it is done already."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
@@ -135,8 +202,8 @@ class GpuPoolLauncher(Launcher):
             raise LaunchError(f"hydra.launcher.gpus_per_job must be auto or at least 1, got {num_wanted} of {name}.")
         if num_gpus and num_wanted > num_gpus:
             raise LaunchError(f"{name} needs {num_wanted} GPUs, and there are {num_gpus}.")
-        folder = sweep_dir / name
-        log_path = sweep_dir / "logs" / f"{name.replace('/', '_')}.log"
+        folder = self.sweep_dir / name
+        log_path = self.sweep_dir / "logs" / f"{name.replace('/', '_')}.log"
         return_path = log_path.with_name(f"{log_path.stem}.return.json")
         job = Job(
             number,
@@ -204,6 +271,11 @@ class _PlannedJob:
     return_path: Path
     estimated_seconds: float | None
     identity: Any
+
+    def forget(self) -> None:
+        """Remove what the job returned before, if it is to be run."""
+        if self.job.state == "queued":
+            self.return_path.unlink(missing_ok=True)
 
     def return_value(self) -> Any:
         """What the job's function returned, as far as JSON knows it."""

@@ -1,0 +1,1 @@
+"""A Hydra sweeper for values that go together, and for lists of whole override sets."""
