@@ -132,7 +132,8 @@ def test_every_script_file_of_a_run_and_extra_is_named():
         assert f"scripts/{path.name}" in PAGES[ROOT / "scripts" / "README.md"], path
     for name in STARTED_FILES:
         assert f"`{name}" in PAGES[ROOT / "outputs" / "README.md"], name
-    for extra in PROJECT["optional-dependencies"].keys() - {"test", "onnx", "search", "timm", "coverage"}:  # which make installs
+    installed = {"test", "onnx", "search", "timm", "coverage"}  # by make
+    for extra in PROJECT["optional-dependencies"].keys() - installed:
         assert f"'.[{extra}]'" in EVERYTHING, extra
 
 
