@@ -1,102 +1,215 @@
-"""The README is right: its commands compose, its new network trains."""
+"""The READMEs are right: their commands run, their tables hold what the files hold, what they add works."""
 
 import dataclasses
+import os
 import re
+import runpy
 import shlex
+import shutil
 import sys
 import textwrap
 import tomllib
 import types
+from functools import cache
+from pathlib import Path
 
 import hydra
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
-from support.repository import ROOT, hydra_context
+import yaml
+from support.repository import CONF, ROOT, hydra_context
 
 from convnets.configuration.composition import adding_keys
+from convnets.configuration.content import flatten
 from convnets.data import DataUnavailableError
 from convnets.runs.run import STARTED_FILES
 from convnets.training.command import prepare
 from convnets.training.train import train
 from hydra_plugins.gpu_pool_launcher.gpu_pool_launcher import GpuPoolConf
 
-README = (ROOT / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"python scripts/train\.py((?: [\w.]+=[^\s`|]+)+)", README)))
-assert COMMANDS  # of none, pytest would test nothing
+ROOMS = ("conf", "outputs", "scripts", "src", "tests")
+PAGES = {path: path.read_text() for path in [*ROOT.glob("*.md"), *(p for r in ROOMS for p in (ROOT / r).rglob("*.md"))]}
+DOOR = PAGES[ROOT / "README.md"]
+CODE = PAGES[ROOT / "src" / "convnets" / "README.md"]
+CHOICES = PAGES[CONF / "README.md"]
+EVERYTHING = "\n".join(PAGES.values())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+BLOCKS = re.findall(r"^ *```sh\n(.*?)^ *```$", EVERYTHING, re.DOTALL | re.MULTILINE)
+LINES = [line.strip() for block in BLOCKS for line in block.splitlines()]
+LINES += re.findall(r"`((?:python scripts/|make )[^`]+)`", EVERYTHING)
+COMMANDS = sorted({shlex.join(shlex.split(re.sub(r"\blatest\b", "RUN", line), comments=True)) for line in LINES})
+TRAININGS = [
+    command.partition("train.py ")[2] for command in COMMANDS if re.match(r"python \S+train\.py (-m )?\w+[.=]", command)
+]
+OTHERS = [command for command in COMMANDS if re.match(r"python scripts/(?!train\.py)", command)]
+# Of those, what takes no more than a moment is run, on two small runs; of the others the words are understood.
+RUN = re.compile(r"python scripts/(compare|evaluate|predict|summarize|report(?!.*--(prune|html|records|metric)))")
+ADDED = re.compile(r"model=mlp|data=squares|loss=poly")  # which the last tests add
 
 
-@pytest.mark.parametrize(
-    "overrides", [words for words in COMMANDS if not re.search("model=mlp|data=squares|RUN", words)]
-)
-def test_commands_compose(overrides):
+def test_the_door_has_one_screen_and_then_some():
+    assert len(DOOR.splitlines()) <= 200
+    assert len(TRAININGS) > 20  # of none, pytest would test nothing
+    assert len(OTHERS) > 20
+
+
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    """A folder as the commands expect it: two runs, a sweep of theirs, pictures."""
+    folder = tmp_path_factory.mktemp("trained")
+    for seed, name in enumerate(("RUN", "OTHER")):
+        train(small(f"seed={seed}", "trainer.max_epochs=1"), folder / "outputs" / "runs" / name)
+        shutil.copytree(folder / "outputs" / "runs" / name, folder / "outputs" / "sweeps" / "NAME" / f"in-{name}")
+    (folder / "folder").mkdir()
+    for name in ("photo.jpg", "folder/coat.png", "PHOTOS/cats/coat.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / ".github" / "lenet-feature-maps-coat.png", folder / name)
+    return folder
+
+
+@pytest.fixture
+def there(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return trained
+
+
+@pytest.mark.parametrize("words", [words for words in TRAININGS if not ADDED.search(words)])
+def test_a_training_composes(words, there):
+    words = [word for word in shlex.split(words) if not re.match(r"-m$|launcher=(ray|slurm)|hydra\.|.*=tag\(", word)]
+    first = [re.sub(r"(=[\w./-]+),.*", r"\1", word) for word in words]  # of a sweep, the first job
     with hydra_context():
-        words = [re.sub(r"(=[\w.]+),.*", r"\1", word) for word in shlex.split(overrides)]  # of a sweep, the first job
-        assert prepare(hydra.compose("train", adding_keys(words), return_hydra_config=True))[1]
+        assert prepare(hydra.compose("train", adding_keys(first), return_hydra_config=True))[1]
 
 
-def test_every_script_model_and_run_file_is_named():
-    for path in [*(ROOT / "scripts").glob("*.py"), *(ROOT / "conf" / "model").glob("*.yaml")]:
-        assert path.name in README or f"`{path.stem}`" in README, path
+@pytest.mark.parametrize("command", OTHERS)
+def test_a_command_is_understood_and_a_quick_one_runs(command, there, monkeypatch, capsys):
+    _, script, *words = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    if RUN.match(command):
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        assert end.value.code in (0, None), capsys.readouterr()
+    else:
+        runpy.run_path(str(ROOT / script))["command"].parse_intermixed_args(words)
+
+
+def test_every_other_command_is_known():
+    extras = "|".join(PROJECT["optional-dependencies"])
+    known = [
+        *(r"python scripts/train\.py( --help| --cfg job --resolve|)", r"tensorboard --logdir outputs"),
+        rf"\.venv/bin/pip install -e '\.\[({extras})\]'",
+        r"PYTHONPATH=\. python scripts/\S+ .*(poly|Poly).*",
+    ]
+    trainings = [f"python scripts/train.py {words}" for words in TRAININGS]
+    targets = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    for command in sorted({*COMMANDS} - {*OTHERS} - {*trainings}):
+        if command.startswith("make "):
+            _, target, *options = shlex.split(command)
+            assert target in targets, command
+            for path in re.findall(r"tests/\w+", " ".join(options)):
+                assert (ROOT / path).exists(), command
+        else:
+            assert any(re.fullmatch(pattern, command) for pattern in known), command
+
+
+def anchors(text):
+    titles = re.findall(r"^#+ (.*)", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        path, _, anchor = link.partition("#")
+        target = Path(os.path.normpath(page.parent / path)) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(PAGES[target]), link
+
+
+def test_every_script_file_of_a_run_and_extra_is_named():
+    for path in (ROOT / "scripts").glob("*.py"):
+        assert f"scripts/{path.name}" in PAGES[ROOT / "scripts" / "README.md"], path
     for name in STARTED_FILES:
-        assert f"`{name}" in README
+        assert f"`{name}" in PAGES[ROOT / "outputs" / "README.md"], name
+    installed = {"test", "onnx", "search", "timm", "coverage"}  # by make
+    for extra in PROJECT["optional-dependencies"].keys() - installed:
+        assert f"'.[{extra}]'" in EVERYTHING, extra
 
 
-def test_every_option_of_the_launcher_is_documented():
-    documented = re.findall(r"^\| `hydra\.launcher\.(\w+)`", README, re.MULTILINE)
-    assert documented == [field.name for field in dataclasses.fields(GpuPoolConf) if field.name != "_target_"]
+def section(name):
+    return CHOICES.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
 
 
-def test_every_extra_sweep_and_launcher_is_named():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert all(
-        f"'.[{extra}]'" in README for extra in extras if extra not in ("test", "onnx")
-    )  # which make env installs
-    for group in ("sweep", "launcher"):
-        for path in (ROOT / "conf" / group).glob("*.yaml"):
-            assert re.search(rf"\b{path.stem}\b", README), path
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
 
-def test_paths_exist():
-    paths = re.findall(r"\]\((\.[\w./-]+)\)", README)
-    keys = re.findall(r"^\| `([a-z_]+(?:\.[a-z_]+)?)`", README, re.MULTILINE)
-    assert paths
-    assert "data.resize" in keys
-    assert [path for path in paths if not (ROOT / path).is_file()] == []
-    with hydra_context():
-        config = hydra.compose("train", ["experiment=book/lenet"])
-    for key in keys:
-        group, _, name = key.partition(".")
-        if name in ("csv", "json", "log", "png", "safetensors", "yaml"):  # a file
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_choice_of_a_group_is_named(group):
+    names = {str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")}
+    rows = "".join(re.findall(r"^\| (`.*?) \|", section(group), re.MULTILINE))
+    folded = tuple(name.removesuffix("NAME") for name in re.findall(r"`([\w/]+/NAME)`", rows))
+    named = set(re.findall(r"`([\w./]+)`", rows))
+    assert {name for name in names if not name.startswith(folded)} <= named if folded else names <= named
+
+
+@cache
+def keys():
+    """The keys that the files of conf/ list, each with the values that it has in one of them."""
+    listed = {}
+    for path in [CONF / "train.yaml", *(path for group in GROUPS for path in (CONF / group).rglob("*.yaml"))]:
+        group = path.relative_to(CONF).parts[0]
+        if group in ("experiment", "sweep", "launcher"):  # which only set keys of others
             continue
-        files = (ROOT / "conf" / group).glob("*.yaml") if name else ()
-        known = OmegaConf.select(config, key, default="missing") != "missing" or (ROOT / "conf" / key).is_dir()
-        assert known or any(re.search(rf"^ *{name}:", path.read_text(), re.MULTILINE) for path in files), key
+        content = yaml.safe_load(path.read_text()) or {}
+        is_global = path.parent == CONF or "@package _global_" in path.read_text()
+        for key, value in flatten(content if is_global else {group: content}).items():
+            if not re.search(r"(^|\.)(defaults|_\w+_)(\.|$)|^hydra\.", key) and value != {}:
+                listed.setdefault(key, []).append(value)
+    return listed
+
+
+def test_every_key_is_in_the_table_with_its_default():
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.*?) \| ", CHOICES, re.MULTILINE)
+    documented = {key: default for key, default in rows if not key.startswith("hydra.")}
+    documented = {key: default for key, default in documented.items() if "." in key or key in keys()}
+    assert documented.keys() == keys().keys()
+    for key, default in documented.items():
+        plain = [value for value in keys()[key] if "${" not in str(value) and value != "???"]
+        if re.fullmatch("`.*`", default) and plain:
+            assert yaml.safe_load(default.strip("`")) in plain, f"{key} is {plain}"
+
+
+def test_every_option_of_the_launcher_is_in_the_table_with_its_default():
+    rows = dict(re.findall(r"^\| `hydra\.launcher\.(\w+)` \| `(.*?)` \|", CHOICES, re.MULTILINE))
+    options = {field.name: field.default for field in dataclasses.fields(GpuPoolConf) if field.name != "_target_"}
+    assert {name: yaml.safe_load(default) for name, default in rows.items()} == options
 
 
 @pytest.fixture
 def added(tmp_path, monkeypatch):
-    """The class and the file of conf/GROUP that the README's section adds; returns the override that finds them."""
+    """The module and the files of conf/ that a section adds; returns the override that finds them."""
 
-    def added(section, group, target):
-        text = README.partition(f"## {section}\n")[2]
-        code, yaml = (
-            textwrap.dedent(re.search(rf"   ```{language}\n(.*?)```", text, re.DOTALL)[1]).strip()
+    def added(title, module, *groups):
+        text = CODE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+        (code,), files = (
+            [textwrap.dedent(block) for block in re.findall(rf"   ```{language}\n(.*?)```", text, re.DOTALL)]
             for language in ("python", "yaml")
         )
-        module = types.ModuleType(target)
-        exec(code, module.__dict__)
-        monkeypatch.setitem(sys.modules, target, module)
-        assert f"_target_: {target}." in yaml
-        (tmp_path / "conf" / group).mkdir(parents=True)
-        (tmp_path / "conf" / group / f"{target.rpartition('.')[2]}.yaml").write_text(yaml)
+        exec(code, (made := types.ModuleType(module)).__dict__)
+        monkeypatch.setitem(sys.modules, module, made)
+        for file, group in zip(files, groups, strict=True):
+            assert f"_target_: {module}." in file
+            path = tmp_path / "conf" / f"{group}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file)
         return f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
 
     return added
 
 
 def test_the_three_steps_to_a_new_network_work(added, tmp_path, small):
-    search = added("Add a network", "model", "convnets.networks.mlp")
+    search = added("Add a network", "convnets.networks.mlp", "model/mlp")
     result = train(small(search, "model=mlp", "model.width=32"), tmp_path / "run")
     assert result["metrics"]["train/loss"] < 3
     with (
@@ -107,7 +220,7 @@ def test_the_three_steps_to_a_new_network_work(added, tmp_path, small):
 
 
 def test_the_three_steps_to_a_new_data_set_work(added, tmp_path, small):
-    search = added("Add a data set", "data", "convnets.data.squares")
+    search = added("Add a data set", "convnets.data.squares", "data/squares")
     labels = np.arange(40) % 2
     images = np.zeros((40, 3, 16, 16), np.uint8)
     for image, label in zip(images, labels, strict=True):
@@ -119,3 +232,14 @@ def test_the_three_steps_to_a_new_data_set_work(added, tmp_path, small):
         np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
     result = train(small(search, *words, "trainer.max_epochs=8"), tmp_path / "run")
     assert result["metrics"]["val/accuracy"] == 1
+
+
+def test_the_three_steps_to_a_loss_and_an_optimizer_work(added, tmp_path, small):
+    title = "Add a loss, an optimizer, a schedule, a logger or a callback"
+    search = added(title, "mine", "loss/poly", "optimizer/layerwise")
+    words = (search, "optimizer=layerwise", "trainer.max_epochs=1")
+    usual, poly = (
+        train(small(*words, *more), tmp_path / name)["metrics"]["train/loss"]
+        for name, more in {"usual": (), "poly": ("loss=poly", "loss.epsilon=2")}.items()
+    )
+    assert poly > usual + 1  # ten classes at chance: 2 x 0.9 more

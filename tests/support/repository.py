@@ -6,6 +6,7 @@ from pathlib import Path
 import hydra
 
 import convnets.training.command  # noqa: F401 (registers the functions that conf/ calls)
+from convnets.configuration.composition import VERSION
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -13,5 +14,5 @@ CONF = ROOT / "conf"
 
 @contextlib.contextmanager
 def hydra_context():
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), **VERSION):
         yield

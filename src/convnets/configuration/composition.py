@@ -20,6 +20,8 @@ from convnets.configuration.shell import CONFIG_DIR, quoted
 from convnets.configuration.signatures import further_keys
 
 CONFIG_NAME = "train"  # of conf/train.yaml
+# Hydra 1.3 asks which version's ways are meant, and 1.4, which has its own only, warns where it is told.
+VERSION = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 # Groups of conf/ whose choice names a run.
 GROUPS = ("model", "data", "loss", "optimizer", "schedule", "averaging", "stopping", "init", "callbacks")
 

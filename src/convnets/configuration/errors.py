@@ -23,7 +23,7 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from convnets.configuration.composition import CONFIG_NAME, choices_of, config_dirs
+from convnets.configuration.composition import CONFIG_NAME, VERSION, choices_of, config_dirs
 from convnets.configuration.content import flatten
 from convnets.configuration.rules import unknown_key
 from convnets.configuration.shell import CONFIG_DIR, installation, nearest_name, quoted
@@ -130,7 +130,7 @@ def _known_keys(key: str, overrides: Sequence[str]) -> dict[str, Any]:
     choices = [word for word in words if word.partition("=")[2] in choices_of(word.partition("=")[0], folders)]
     further = [quoted(f"file://{folder.expanduser().absolute()}") for folder in folders[1:]]
     choices += [f"hydra.searchpath=[{','.join(further)}]"] if further else []
-    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONFIG_DIR), **VERSION):
         try:
             composed = hydra.compose(CONFIG_NAME, choices, return_hydra_config=of_hydra)
         except HydraException:  # the mistake is in a chosen file

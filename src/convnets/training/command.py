@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import omegaconf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from convnets.configuration.composition import (
     CONFIG_NAME,
     GROUPS,
+    VERSION,
     adding_keys,
     as_hydra_takes,
     checked,
@@ -108,7 +110,7 @@ def compose(overrides: Sequence[str]) -> tuple[DictConfig, str]:
     Raises:
         ConfigurationError: a key or a value is wrong.
     """
-    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONFIG_DIR), **VERSION):
         root = hydra.compose(CONFIG_NAME, adding_keys([*map(_as_hydra_takes, overrides)]), return_hydra_config=True)
         config, name = prepare(root)
         config["expected"] = expected_band(config, root.hydra)
@@ -140,7 +142,7 @@ def main(task: Callable[[DictConfig, Path], Any]) -> Callable[[], Any]:
             os.environ[USERS_WISH] = "1" if wants_traceback() else "0"  # for the processes started from here
             sys.argv[1:] = adding_keys([*map(_as_hydra_takes, sys.argv[1:])])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error and exits by itself
-            return hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(start)()
+            return hydra.main(**VERSION, config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(start)()
 
     return run
 
@@ -237,7 +239,9 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "script": script,
     "several": lambda devices: devices != 1,
 }
+# In OmegaConf 2.4 it has the name that up to 2.3 an older, deprecated function has.
+_register: Any = getattr(OmegaConf, f"register{'_new' if omegaconf.__version__ < '2.4' else ''}_resolver")
 for name, function in RESOLVERS.items():
-    OmegaConf.register_new_resolver(name, function, replace=True)
+    _register(name, function, replace=True)
 # Cached, so that the jobs of a sweep inherit the name that its own overrides gave.
-OmegaConf.register_new_resolver("sweep_folder", sweep_name, use_cache=True, replace=True)
+_register("sweep_folder", sweep_name, use_cache=True, replace=True)

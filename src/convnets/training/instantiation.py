@@ -12,6 +12,11 @@ from omegaconf import DictConfig
 from convnets.configuration.rules import ConfigurationError
 from convnets.configuration.shell import installation
 
+# Hydra 1.4 asks which classes may be called. Those of a run's configuration are checked where it is read, by
+# `convnets.configuration.targets`; what users write themselves may call anything.
+_ANY = getattr(hydra.utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)  # not in Hydra 1.3
+_OPTIONS: dict[str, Any] = {"_convert_": "all"} | ({"_execution_whitelist_": _ANY} if _ANY is not None else {})
+
 
 def instantiate(node: DictConfig, **arguments: Any) -> Any:
     """Call the node's `_target_`; return None where it names none.
@@ -22,7 +27,7 @@ def instantiate(node: DictConfig, **arguments: Any) -> Any:
     if node.get("_target_") is None:
         return None
     with refusals_explained():
-        return hydra.utils.instantiate(node, **arguments, _convert_="all")
+        return hydra.utils.instantiate(node, **arguments, **_OPTIONS)
 
 
 @contextmanager
