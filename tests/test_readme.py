@@ -60,7 +60,8 @@ def trained(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     for seed, name in enumerate(("RUN", "OTHER")):
         train(small(f"seed={seed}", "trainer.max_epochs=1"), folder / "outputs" / "runs" / name)
-        shutil.copytree(folder / "outputs" / "runs" / name, folder / "outputs" / "sweeps" / "NAME" / f"in-{name}")
+        for sweep in ("NAME", "activations"):
+            shutil.copytree(folder / "outputs" / "runs" / name, folder / "outputs" / "sweeps" / sweep / f"in-{name}")
     (folder / "folder").mkdir()
     for name in ("photo.jpg", "folder/coat.png", "PHOTOS/cats/coat.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
