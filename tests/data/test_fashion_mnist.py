@@ -49,7 +49,9 @@ def test_a_holdout_is_taken_from_the_training_images():
 
 
 def test_a_holdout_of_everything_is_refused():
-    with pytest.raises(ValueError, match=r"data.holdout=1000 leaves nothing of 1000 training images"):
+    with pytest.raises(
+        ValueError, match=r"data.holdout=1000 leaves nothing of 1000 training images: choose at most 999"
+    ):
         sample(holdout=1000)
 
 

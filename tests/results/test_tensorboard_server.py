@@ -109,7 +109,7 @@ def served(folder):
         try:
             yield address
         finally:
-            process.terminate()
+            process.kill()  # it does not always heed SIGTERM
 
 
 def asked(address, request=None):

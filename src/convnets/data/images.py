@@ -188,7 +188,8 @@ class ImageDataModule(lightning.LightningDataModule):
             asked, size, parts = f"data.folds={self.folds}", num_images, self.folds
         held_out = range(self.fold * size // parts, (self.fold + 1) * size // parts)
         if not 0 < len(held_out) < num_images:
-            raise ValueError(f"{asked} leaves nothing of {num_images} training images: choose a smaller one.")
+            most = num_images if self.folds else num_images - 1
+            raise ValueError(f"{asked} leaves nothing of {num_images} training images: choose at most {most}.")
         if held_out.stop > num_images:
             raise ValueError(
                 f"data.fold={self.fold} is too high: {num_images} training images have {num_images * parts // size} "
